@@ -1,0 +1,222 @@
+"""Candidate features: what softmax attention discards (counts, ages, intervals) and the frozen state of the world.
+
+One piece of code for training and serving. `KeyRecord` holds what is known about one (user, key) pair at one moment, where a key is
+an item or a category; `candidate_features` turns records and item statistics into the extra inputs of the head. Training reads
+records at many moments of a user's history through `HistoryIndex`; serving keeps only the newest record of each key in
+`RecordTable`. A parity test holds the two together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+F64 = npt.NDArray[np.float64]
+F32 = npt.NDArray[np.float32]
+I64 = npt.NDArray[np.int64]
+
+DAY_S = 86_400.0
+DECAY_DAYS = np.array([7.0, 30.0, 120.0])
+"""Time constants of the exponentially decayed counts, in days."""
+
+RELATION_FEATURES = (
+    "seen",
+    "log_count",
+    "log_age_days",
+    "log_behaviors_since",
+    *(f"log_decayed_count_{int(days)}d" for days in DECAY_DAYS),
+    "repeated",
+    "log_mean_interval_days",
+    "log_age_over_interval",
+    "log_share",
+)
+USER_FEATURES = ("log_length", "log_idle_days", "log_activity_7d", "log_activity_30d", "distinct_share")
+ITEM_STATISTICS = (
+    "log_share",
+    "log_share_30d",
+    "log_share_7d",
+    "repeat_rate",
+    "log_buyers",
+    "log_interval_days",
+    "log_category_share",
+    "category_repeat_rate",
+    "category_log_interval_days",
+)
+CROSS_FEATURES = ("log_age_over_item_interval", "log_age_over_category_interval")
+FEATURE_NAMES = (
+    *(f"item_{name}" for name in RELATION_FEATURES),
+    *(f"category_{name}" for name in RELATION_FEATURES),
+    *(f"user_{name}" for name in USER_FEATURES),
+    *(f"statistic_{name}" for name in ITEM_STATISTICS),
+    *CROSS_FEATURES,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """What a history says about M keys, at the moment of each key's newest behavior (count 0: never seen, the rest 0).
+
+    `count` f64 [M]; `first_s`, `newest_s` f64 [M] unix seconds; `position` f64 [M], 0-based place of the newest behavior in the
+    user's sequence; `decayed` f64 [M, len(DECAY_DAYS)], decayed count as of `newest_s`.
+    """
+
+    count: F64
+    first_s: F64
+    newest_s: F64
+    position: F64
+    decayed: F64
+
+    def at(self, index: npt.NDArray[np.intp]) -> KeyRecord:
+        """Rows `index` [M] of the record; -1 gives a never-seen record."""
+        seen = index >= 0
+        safe = np.where(seen, index, 0)
+        if len(self.count) == 0:
+            return empty_record(len(index))
+        return KeyRecord(
+            self.count[safe] * seen,
+            self.first_s[safe] * seen,
+            self.newest_s[safe] * seen,
+            self.position[safe] * seen,
+            self.decayed[safe] * seen[:, None],
+        )
+
+
+def empty_record(size: int) -> KeyRecord:
+    """`size` records of keys never seen."""
+    zero = np.zeros(size)
+    return KeyRecord(zero, zero, zero, zero, np.zeros((size, len(DECAY_DAYS))))
+
+
+@dataclass(frozen=True, slots=True)
+class UserMoment:
+    """The user's side of M requests: `length` f64 [M] behaviors so far, `now_s` f64 [M] request time, `newest_s` f64 [M] time of the
+    newest behavior, `activity` f64 [M, len(DECAY_DAYS)] decayed number of behaviors as of `newest_s`, `distinct` f64 [M] distinct items."""
+
+    length: F64
+    now_s: F64
+    newest_s: F64
+    activity: F64
+    distinct: F64
+
+
+def _relation(record: KeyRecord, moment: UserMoment) -> list[F64]:
+    seen = record.count > 0
+    age_days = np.where(seen, np.maximum(moment.now_s - record.newest_s, 0.0), 0.0) / DAY_S
+    repeated = record.count > 1.5
+    interval_days = np.where(repeated, (record.newest_s - record.first_s) / np.maximum(record.count - 1, 1), 0.0) / DAY_S
+    decayed = record.decayed * np.exp(-age_days[:, None] / DECAY_DAYS)
+    return [
+        seen.astype(np.float64),
+        np.log1p(record.count),
+        np.log1p(age_days),
+        np.where(seen, np.log1p(np.maximum(moment.length - record.position - 1, 0.0)), 0.0),
+        *np.log1p(decayed).T,
+        repeated.astype(np.float64),
+        np.log1p(interval_days),
+        np.where(repeated, np.log((age_days + 0.5) / (interval_days + 0.5)), 0.0),
+        np.log((record.count + 0.5) / (moment.length + 1.0)),
+    ]
+
+
+def candidate_features(item: KeyRecord, category: KeyRecord, moment: UserMoment, statistic: F32) -> F32:
+    """The head's extra inputs for M (user, candidate) rows.
+
+    Args:
+        item, category: records [M] of the candidate's own item and category in the user's history.
+        moment: the user's side of each row [M].
+        statistic: f32 [M, len(ITEM_STATISTICS)], the candidate's frozen statistics.
+    Returns: f32 [M, len(FEATURE_NAMES)], finite, in the order of `FEATURE_NAMES`.
+    """
+    idle_days = np.where(moment.length > 0, np.maximum(moment.now_s - moment.newest_s, 0.0), 0.0) / DAY_S
+    activity = np.log1p(moment.activity * np.exp(-idle_days[:, None] / DECAY_DAYS))
+    columns = _relation(item, moment) + _relation(category, moment)
+    columns += [
+        np.log1p(moment.length),
+        np.log1p(idle_days),
+        activity[:, 0],
+        activity[:, 1],
+        moment.distinct / np.maximum(moment.length, 1.0),
+    ]
+    columns += list(statistic.T.astype(np.float64))
+    typical = {name: statistic[:, ITEM_STATISTICS.index(name)] for name in ("log_interval_days", "category_log_interval_days")}
+    for record, name in ((item, "log_interval_days"), (category, "category_log_interval_days")):
+        age_days = np.maximum(moment.now_s - record.newest_s, 0.0) / DAY_S
+        columns.append(np.where(record.count > 0, np.log((age_days + 0.5) / (np.expm1(typical[name]) + 0.5)), 0.0))
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def decayed_counts(run_start: npt.NDArray[np.bool_], time_s: F64) -> F64:
+    """Decayed count after each event of consecutive runs: D_i = 1 + D_{i-1} exp(-(t_i - t_{i-1}) / tau), restarting at each run.
+
+    Args: `run_start` bool [M], `time_s` f64 [M] ascending within a run. Returns: f64 [M, len(DECAY_DAYS)].
+    """
+    size = len(time_s)
+    value = np.ones((size, len(DECAY_DAYS)))
+    if size == 0:
+        return value
+    start = np.flatnonzero(run_start)
+    length = np.diff(np.append(start, size))
+    by_length = np.argsort(-length, kind="stable")
+    start, length = start[by_length], length[by_length]
+    active = len(start)
+    for rank in range(1, int(length[0])):
+        active = int(np.searchsorted(-length[:active], -rank, side="left"))
+        row = start[:active] + rank
+        gap_days = (time_s[row] - time_s[row - 1]) / DAY_S
+        value[row] = 1.0 + value[row - 1] * np.exp(-gap_days[:, None] / DECAY_DAYS)
+    return value
+
+
+class HistoryIndex:
+    """Records of every (user, key) pair at every moment of every user's history: what training reads.
+
+    Args:
+        user: int64 [E], user of each event; events of a user consecutive, oldest first.
+        key: int64 [E], item or category code >= 0.
+        time_s: int64 [E] unix seconds.
+        user_start: int64 [users + 1].
+    """
+
+    def __init__(self, user: I64, key: I64, time_s: I64, user_start: I64) -> None:
+        self._events = len(key)
+        self._keys = int(key.max(initial=-1)) + 1
+        pair = user.astype(np.int64) * self._keys + key
+        order = np.argsort(pair, kind="stable")
+        sorted_pair = pair[order]
+        run_start = np.ones(len(order), dtype=bool)
+        run_start[1:] = sorted_pair[1:] != sorted_pair[:-1]
+        self._pair = sorted_pair[run_start]
+        run = np.cumsum(run_start) - 1
+        first = np.flatnonzero(run_start)
+        time = time_s[order].astype(np.float64)
+        self._place = run * self._events + order
+        self._record = KeyRecord(
+            count=(np.arange(len(order)) - first[run] + 1).astype(np.float64),
+            first_s=time[first[run]] if len(order) else time,
+            newest_s=time,
+            position=(order - user_start[user[order]]).astype(np.float64),
+            decayed=decayed_counts(run_start, time),
+        )
+        new = np.zeros(len(order), dtype=np.int64)
+        new[order] = run_start
+        self._distinct_before = np.concatenate([[0], np.cumsum(new)])
+        self._user_start = user_start
+
+    def records(self, user: I64, key: I64, end: I64) -> KeyRecord:
+        """Records of `key` [M] in the history of `user` [M] before the event index `end` [M] (absolute, exclusive)."""
+        if self._events == 0:
+            return empty_record(len(key))
+        pair = user.astype(np.int64) * self._keys + key
+        run = np.searchsorted(self._pair, pair)
+        known = (run < len(self._pair)) & (key >= 0) & (key < self._keys)
+        known &= self._pair[np.minimum(run, len(self._pair) - 1)] == pair
+        place = np.searchsorted(self._place, run * self._events + end) - 1
+        known &= (place >= 0) & (self._place[np.maximum(place, 0)] // self._events == run)
+        return self._record.at(np.where(known, place, -1))
+
+    def distinct(self, user: I64, end: I64) -> F64:
+        """Number of distinct keys in the history of `user` [M] before `end` [M]."""
+        counted = self._distinct_before[end] - self._distinct_before[self._user_start[user]]
+        return counted.astype(np.float64)

@@ -1,0 +1,83 @@
+"""Stage 1, search (GSU): which K of a user's behaviors matter for a target, in attention space."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from model.batch import UserBatch
+from model.recency import bucket_of_recency
+from model.tables import Tables
+
+NEG_INF = float("-inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What search kept for each of M = T * C targets.
+
+    `index_MK` int64 positions in the user's sequence (any value where not valid), `recency_MK` int64 recency buckets, `score_MK`
+    differentiable scores, -inf where `valid_MK` is False (fewer than K behaviors).
+    """
+
+    index_MK: Tensor
+    recency_MK: Tensor
+    score_MK: Tensor
+    valid_MK: Tensor
+
+
+class Search(Protocol):
+    """Keeps at most K behaviors for each target."""
+
+    def __call__(self, batch: UserBatch) -> Kept: ...
+
+
+class ExactSearch(nn.Module):
+    """Plain top-K of the DARE score over the whole history; gradient reaches the kept scores only.
+
+    score_j = <a(t), a(j)> / sqrt(2 d) + <time(0), time(p_j)> / sqrt(d) [+ bonus where item_j is the target], equations 1 and 2.
+
+    Args: `tables` the attention tables; `kept` K; `longest` use only the newest that many behaviors; `same_item_bonus` learn the bonus.
+    """
+
+    def __init__(self, tables: Tables, kept: int, longest: int | None, same_item_bonus: bool) -> None:
+        super().__init__()
+        self.tables = tables
+        self.kept = kept
+        self.longest = longest
+        self.bonus = nn.Parameter(torch.zeros(())) if same_item_bonus else None
+        self.register_buffer("bucket", torch.from_numpy(bucket_of_recency().astype("int64")), persistent=False)
+
+    def recency_bias(self) -> Tensor:
+        """b[p] = <time(0), time(p)> / sqrt(d): one constant per recency bucket, [P]."""
+        recency: Tensor = self.tables.recency.weight
+        return recency @ recency[0] / math.sqrt(self.tables.width)
+
+    def forward(self, batch: UserBatch) -> Kept:
+        num_targets, num_candidates = batch.target_item_TC.shape
+        length = len(batch.item_L)
+        query_MA = self.tables.content(batch.target_item_TC, batch.target_category_TC).flatten(0, 1)
+        key_LA = self.tables.content(batch.item_L, batch.category_L)
+        score_ML = (query_MA / math.sqrt(2 * self.tables.width)) @ key_LA.T
+        if self.bonus is not None:
+            same_ML = batch.target_key_TC.reshape(-1, 1) == batch.item_key_L
+            score_ML = score_ML + self.bonus * same_ML
+        bias_P = self.recency_bias()
+        recency_TL = batch.recency_TL()
+        visible_TL = recency_TL >= 1
+        if self.longest is not None:
+            visible_TL &= recency_TL <= self.longest
+        bucket_TL = self.bucket[recency_TL.clamp(0)]
+        with torch.no_grad():
+            total_TL = bias_P[bucket_TL].masked_fill(~visible_TL, NEG_INF)
+            total_TCL = score_ML.view(num_targets, num_candidates, length) + total_TL[:, None]
+            top = total_TCL.flatten(0, 1).topk(min(self.kept, length), dim=1)
+            valid_MK = top.values > NEG_INF
+        target_M1 = torch.arange(num_targets).repeat_interleave(num_candidates)[:, None]
+        bucket_MK = bucket_TL[target_M1, top.indices]
+        kept_score = score_ML.gather(1, top.indices) + bias_P[bucket_MK]
+        return Kept(top.indices, bucket_MK, kept_score.masked_fill(~valid_MK, NEG_INF), valid_MK)
