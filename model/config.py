@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-SEARCHES = ("dare", "none")
-HEADS = ("mlp",)
+from model.data.protocol import ProtocolConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class ModelConfig:
     Widths are per field (item, category). `attn_width` d_a and `repr_width` d_r in the paper; `kept` is K.
     `longest` cuts a history to its newest behaviors (None: the whole history).
     `mass` gives the head the log mass of the kept scores, `same_item_bonus` a learned score bonus for behaviors of the target's own item,
-    `features` the counts, ages and item statistics of `model.features`; all three are what plain softmax attention discards. `profile` adds the
+    `features` the counts, ages, item statistics and taste of `model.features`; all three are what plain softmax attention discards. `profile` adds the
     plain mean of the whole history's representations. `auxiliary_loss` is equation 7: a second head on attention over all behaviors.
     """
 
@@ -30,7 +30,6 @@ class ModelConfig:
     mass: bool = True
     same_item_bonus: bool = True
     features: bool = True
-    profile: bool = False
     auxiliary_loss: bool = False
 
     def __post_init__(self) -> None:
@@ -46,20 +45,55 @@ class ModelConfig:
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
-    """How a model is trained. `train_targets` None means every target of the training period; `rows_per_step` counts (user, candidate) rows."""
+    """How a model is trained.
+
+    `rows_per_step` counts (target, candidate) rows; `targets_per_chunk` share one user's history; `evaluations_per_epoch` validations, of
+    which `patience` without a better AUC end the training; `min_item_count` behaviors earn an item its own row; `statistic_windows`
+    slices of the training period (see `model.dataset.prepare`); `taste_width` of the collaborative vectors.
+    """
 
     model: ModelConfig = field(default_factory=ModelConfig)
+    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     seed: int = 0
-    train_targets: int | None = None
-    negatives: int = 2
     epochs: int = 2
+    evaluations_per_epoch: int = 2
+    patience: int = 3
     rows_per_step: int = 4096
     targets_per_chunk: int = 128
     learning_rate: float = 0.002
-    embedding_learning_rate: float = 0.002
+    embedding_learning_rate: float = 0.01
     min_item_count: int = 5
     statistic_windows: int = 5
+    taste_width: int = 64
     num_threads: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "evaluations_per_epoch", "patience", "rows_per_step", "targets_per_chunk", "statistic_windows", "taste_width", "num_threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)!r}")
+        for name in ("learning_rate", "embedding_learning_rate"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)!r}")
+
+
+def default_preset(seed: int = 0) -> TrainConfig:
+    """DARE with what softmax discards, on whole histories and all targets."""
+    return TrainConfig(seed=seed, protocol=ProtocolConfig(seed=seed))
+
+
+def demo_preset(seed: int = 0) -> TrainConfig:
+    """The default model, one pass over the data: what `make serve` trains."""
+    return replace(default_preset(seed), epochs=1, evaluations_per_epoch=1)
+
+
+def paper_preset(seed: int = 0) -> TrainConfig:
+    """DARE as published: 200 behaviors, 20 kept, softmax alone, auxiliary loss, Adam .01 throughout, 2,048 rows a step, 2 epochs."""
+    model = ModelConfig(kept=20, longest=200, mass=False, same_item_bonus=False, features=False, auxiliary_loss=True)
+    protocol = ProtocolConfig(seed=seed, train_targets=20)
+    return TrainConfig(model=model, protocol=protocol, seed=seed, rows_per_step=2048, learning_rate=0.01, embedding_learning_rate=0.01)
+
+
+PRESETS: dict[str, Callable[[int], TrainConfig]] = {"default": default_preset, "demo": demo_preset, "paper": paper_preset}
 
 
 def from_dict(kind: type[Any], values: dict[str, Any]) -> Any:
@@ -72,8 +106,9 @@ def from_dict(kind: type[Any], values: dict[str, Any]) -> Any:
     if unknown:
         raise ValueError(f"{kind.__name__}: unknown key {unknown[0]!r}; known keys: {', '.join(sorted(known))}")
     values = dict(values)
-    if isinstance(values.get("model"), dict):
-        values["model"] = from_dict(ModelConfig, values["model"])
+    for name, part in (("model", ModelConfig), ("protocol", ProtocolConfig)):
+        if isinstance(values.get(name), dict):
+            values[name] = from_dict(part, values[name])
     if "hidden" in values:
         values["hidden"] = tuple(values["hidden"])
     return kind(**values)

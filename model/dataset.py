@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,22 +10,17 @@ import numpy.typing as npt
 import torch
 
 from model.batch import UserBatch
+from model.config import TrainConfig
 from model.data.log import InteractionLog
-from model.data.protocol import Targets, training_period_mask
-from model.features import (
-    FEATURE_NAMES,
-    HistoryIndex,
-    UserMoment,
-    candidate_features,
-    decayed_counts,
-)
-from model.statistics import item_statistics
+from model.data.protocol import TEST, TRAIN, VALIDATION, Targets, split_targets, training_period_mask
+from model.feature_source import FeatureSource, FrozenWorld
+from model.features import FEATURE_NAMES
 from model.tables import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW
 
 I64 = npt.NDArray[np.int64]
 F32 = npt.NDArray[np.float32]
-
-TRAIN, VALIDATION, TEST = 0, 1, 2
+_FIRST_WINDOW = 0.1
+"""Training targets in the first tenth of a user's behaviors are left out: there is no world before them to take statistics from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,89 +34,44 @@ class Vocabulary:
 
     @classmethod
     def from_training_period(cls, log: InteractionLog, min_count: int) -> Vocabulary:
-        """Items with at least `min_count` behaviors in the training period get a row of their own, all others the unknown row."""
-        count = np.bincount(log.item[training_period_mask(log)], minlength=len(log.item_id))
-        own = count >= min_count
+        """Items with at least `min_count` behaviors in the training period get a row of their own, all others the unknown row; a
+        category needs one behavior."""
+        known = log.item[training_period_mask(log)]
+        own = np.bincount(known, minlength=len(log.item_id)) >= min_count
         item_row = np.where(own, FIRST_ROW + np.cumsum(own) - 1, UNKNOWN_ROW)
-        category_row = np.where(log.item_category >= 0, log.item_category + FIRST_ROW, UNKNOWN_ROW)
-        num_categories = FIRST_ROW + len(log.category_id)
-        return cls(item_row.astype(np.int64), category_row.astype(np.int64), FIRST_ROW + int(own.sum()), num_categories)
-
-
-class FeatureSource:
-    """Candidate features of any (user, moment, candidate) of one log, through the code that serving uses."""
-
-    def __init__(self, log: InteractionLog) -> None:
-        self._log = log
-        self._category = np.where(log.item_category >= 0, log.item_category, len(log.category_id)).astype(np.int64)
-        self._user = np.repeat(np.arange(len(log.user_start) - 1), np.diff(log.user_start))
-        self._item_index = HistoryIndex(self._user, log.item.astype(np.int64), log.timestamp, log.user_start)
-        self._category_index = HistoryIndex(self._user, self._category[log.item], log.timestamp, log.user_start)
-        new_user = np.ones(len(self._user), dtype=bool)
-        new_user[1:] = self._user[1:] != self._user[:-1]
-        self._activity = decayed_counts(new_user, log.timestamp.astype(np.float64))
-
-    def statistics(self, behaviors: npt.NDArray[np.bool_]) -> F32:
-        """Frozen item statistics from the chosen behaviors (bool [E]): f32 [items, S]."""
-        log = self._log
-        item_category = log.item_category.astype(np.int64)
-        return item_statistics(
-            self._user[behaviors], log.item[behaviors].astype(np.int64), log.timestamp[behaviors], item_category, len(log.category_id)
+        category = np.where(log.item_category >= 0, log.item_category, len(log.category_id))
+        own_category = np.bincount(category[known], minlength=len(log.category_id) + 1) > 0
+        own_category[-1] = False
+        row_of_category = np.where(own_category, FIRST_ROW + np.cumsum(own_category) - 1, UNKNOWN_ROW)
+        return cls(
+            item_row.astype(np.int64),
+            row_of_category[category].astype(np.int64),
+            FIRST_ROW + int(own.sum()),
+            FIRST_ROW + int(own_category.sum()),
         )
-
-    def features(self, targets: Targets, chosen: npt.NDArray[np.intp], statistic: F32) -> F32:
-        """Features of the targets `chosen` [T]: f32 [T, C, len(FEATURE_NAMES)]."""
-        candidate = targets.candidate[chosen].astype(np.int64)
-        num_candidates = candidate.shape[1]
-        user = np.repeat(targets.user[chosen].astype(np.int64), num_candidates)
-        end = np.repeat(targets.history_end[chosen], num_candidates)
-        item = candidate.reshape(-1)
-        length = end - self._log.user_start[user]
-        newest = np.maximum(end - 1, 0)
-        moment = UserMoment(
-            length=length.astype(np.float64),
-            now_s=np.repeat(targets.timestamp[chosen], num_candidates).astype(np.float64),
-            newest_s=np.where(length > 0, self._log.timestamp[newest], 0).astype(np.float64),
-            activity=np.where((length > 0)[:, None], self._activity[newest], 0.0),
-            distinct=self._item_index.distinct(user, end),
-        )
-        value = candidate_features(
-            self._item_index.records(user, item, end),
-            self._category_index.records(user, self._category[item], end),
-            moment,
-            statistic[item],
-        )
-        return value.reshape(len(chosen), num_candidates, len(FEATURE_NAMES))
-
-    def window_of(self, targets: Targets, edges: npt.NDArray[np.float64]) -> I64:
-        """Window of each target by its place in its user's events: -1 before the first edge, then 0, 1, ..."""
-        place = self._place()[targets.event]
-        return np.searchsorted(edges, place, side="right") - 1
-
-    def before(self, place: float) -> npt.NDArray[np.bool_]:
-        """The behaviors in the first `place` (0..1) of their user's events: bool [E]."""
-        return self._place() < place
-
-    def _place(self) -> npt.NDArray[np.float64]:
-        start = self._log.user_start[:-1]
-        count = np.diff(self._log.user_start)
-        place: npt.NDArray[np.float64] = (np.arange(len(self._user)) - start[self._user]) / count[self._user]
-        return place
 
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Targets of one split, ready for the model. `chosen` [T] rows of `targets`, `extra` f32 [T, C, E] (E 0 without features)."""
+    """Targets of one split, ready for the model.
+
+    `chosen` [T] rows of `targets`; `extra` f32 [T, C, E] (E 0 without features); `never_seen` bool [T, C]: the candidate is not in the
+    user's history; `longest` as in the model's config.
+    """
 
     targets: Targets
     chosen: npt.NDArray[np.intp]
     extra: F32
+    never_seen: npt.NDArray[np.bool_]
+    longest: int | None
 
     def batch(self, log: InteractionLog, vocabulary: Vocabulary, rows: npt.NDArray[np.intp]) -> UserBatch:
         """One `UserBatch` of the given rows (of `chosen`), which all belong to one user."""
         picked = self.chosen[rows]
         user = int(self.targets.user[picked[0]])
         start, end = int(log.user_start[user]), int(self.targets.history_end[picked].max())
+        if self.longest is not None:  # nothing older than the longest history of the oldest target is ever read
+            start = max(start, int(self.targets.history_end[picked].min()) - self.longest)
         item = log.item[start:end].astype(np.int64)
         candidate = self.targets.candidate[picked].astype(np.int64)
         if end == start:  # no behavior at all: one padding behavior that no target sees
@@ -171,3 +121,49 @@ def steps(groups: list[npt.NDArray[np.intp]], targets_per_step: int) -> Iterator
             step, size = [], 0
     if step:
         yield step
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Everything training needs of one log: the three splits, the vocabulary and the world at the end of the training period."""
+
+    log: InteractionLog
+    vocabulary: Vocabulary
+    world: FrozenWorld
+    train: Examples
+    validation: Examples
+    test: Examples
+
+
+def prepare(log: InteractionLog, config: TrainConfig, progress: Callable[[str], None] = lambda text: None) -> Dataset:
+    """Targets, vocabulary and features of one log, deterministic for a config.
+
+    The world of a training row (item statistics, taste vectors) comes from the behaviors before the window its target lies in, so that no
+    target is inside its own statistics; validation and test rows take it from the whole training period.
+    """
+    targets = split_targets(log, config.protocol)
+    known = training_period_mask(log, config.protocol)
+    source = FeatureSource(log, config.model.longest, config.taste_width, config.seed)
+    place = source.place()
+    progress("statistics of the training period")
+    world = source.world(known)
+    chosen = np.flatnonzero(targets.split == TRAIN)
+    edges = np.linspace(_FIRST_WINDOW, config.protocol.train_share, config.statistic_windows + 1)[:-1]
+    window = np.searchsorted(edges, place[targets.event[chosen]], side="right") - 1
+    chosen, window = chosen[window >= 0], window[window >= 0]
+    extra = np.empty((len(chosen), targets.candidate.shape[1], len(FEATURE_NAMES)), dtype=np.float32)
+    for which, edge in enumerate(edges):
+        progress(f"features of window {which + 1} of {len(edges)}")
+        rows = np.flatnonzero(window == which)
+        extra[rows] = source.features(targets, chosen[rows], source.world(place < edge))
+
+    def examples(rows: npt.NDArray[np.intp], value: F32) -> Examples:
+        never_seen = value[:, :, FEATURE_NAMES.index("item_seen")] == 0
+        value = value if config.model.features else value[:, :, :0].copy()
+        return Examples(targets, rows, value, never_seen, config.model.longest)
+
+    train = examples(chosen, extra)
+    progress("features of the validation and test rows")
+    later = {which: np.flatnonzero(targets.split == which) for which in (VALIDATION, TEST)}
+    validation, test = (examples(rows, source.features(targets, rows, world)) for rows in later.values())
+    return Dataset(log, Vocabulary.from_training_period(log, config.min_item_count), world, train, validation, test)

@@ -2,7 +2,7 @@
 
 One piece of code for training and serving. `KeyRecord` holds what is known about one (user, key) pair at one moment, where a key is
 an item or a category; `candidate_features` turns records and item statistics into the extra inputs of the head. Training reads
-records at many moments of a user's history through `HistoryIndex`; serving keeps only the newest record of each key in
+records at many moments of a user's history through `model.history_index`; serving keeps only the newest record of each key in
 `RecordTable`. A parity test holds the two together.
 """
 
@@ -45,12 +45,16 @@ ITEM_STATISTICS = (
     "category_log_interval_days",
 )
 CROSS_FEATURES = ("log_age_over_item_interval", "log_age_over_category_interval")
+TASTE_SPANS = (None, 200, 20)
+"""Newest behaviors that each taste profile covers; None is the whole history."""
+TASTE_FEATURES = tuple(f"cosine_{span or 'whole'}" for span in TASTE_SPANS)
 FEATURE_NAMES = (
     *(f"item_{name}" for name in RELATION_FEATURES),
     *(f"category_{name}" for name in RELATION_FEATURES),
     *(f"user_{name}" for name in USER_FEATURES),
     *(f"statistic_{name}" for name in ITEM_STATISTICS),
     *CROSS_FEATURES,
+    *(f"taste_{name}" for name in TASTE_FEATURES),
 )
 
 
@@ -120,13 +124,22 @@ def _relation(record: KeyRecord, moment: UserMoment) -> list[F64]:
     ]
 
 
-def candidate_features(item: KeyRecord, category: KeyRecord, moment: UserMoment, statistic: F32) -> F32:
+def taste_cosines(profile_MST: F64, vector_MT: F32) -> F64:
+    """Cosine of each candidate's taste vector with the user's profiles over `TASTE_SPANS`: f64 [M, S], 0 where either is empty."""
+    dot = np.einsum("mst,mt->ms", profile_MST, vector_MT)
+    norm = np.linalg.norm(profile_MST, axis=2) * np.linalg.norm(vector_MT, axis=1)[:, None]
+    cosine: F64 = np.where(norm > 1e-9, dot / np.maximum(norm, 1e-9), 0.0)
+    return cosine
+
+
+def candidate_features(item: KeyRecord, category: KeyRecord, moment: UserMoment, statistic: F32, taste: F64) -> F32:
     """The head's extra inputs for M (user, candidate) rows.
 
     Args:
         item, category: records [M] of the candidate's own item and category in the user's history.
         moment: the user's side of each row [M].
         statistic: f32 [M, len(ITEM_STATISTICS)], the candidate's frozen statistics.
+        taste: f64 [M, len(TASTE_FEATURES)], from `taste_cosines`.
     Returns: f32 [M, len(FEATURE_NAMES)], finite, in the order of `FEATURE_NAMES`.
     """
     idle_days = np.where(moment.length > 0, np.maximum(moment.now_s - moment.newest_s, 0.0), 0.0) / DAY_S
@@ -144,6 +157,7 @@ def candidate_features(item: KeyRecord, category: KeyRecord, moment: UserMoment,
     for record, name in ((item, "log_interval_days"), (category, "category_log_interval_days")):
         age_days = np.maximum(moment.now_s - record.newest_s, 0.0) / DAY_S
         columns.append(np.where(record.count > 0, np.log((age_days + 0.5) / (np.expm1(typical[name]) + 0.5)), 0.0))
+    columns += list(taste.T)
     return np.stack(columns, axis=1).astype(np.float32)
 
 
@@ -167,56 +181,3 @@ def decayed_counts(run_start: npt.NDArray[np.bool_], time_s: F64) -> F64:
         gap_days = (time_s[row] - time_s[row - 1]) / DAY_S
         value[row] = 1.0 + value[row - 1] * np.exp(-gap_days[:, None] / DECAY_DAYS)
     return value
-
-
-class HistoryIndex:
-    """Records of every (user, key) pair at every moment of every user's history: what training reads.
-
-    Args:
-        user: int64 [E], user of each event; events of a user consecutive, oldest first.
-        key: int64 [E], item or category code >= 0.
-        time_s: int64 [E] unix seconds.
-        user_start: int64 [users + 1].
-    """
-
-    def __init__(self, user: I64, key: I64, time_s: I64, user_start: I64) -> None:
-        self._events = len(key)
-        self._keys = int(key.max(initial=-1)) + 1
-        pair = user.astype(np.int64) * self._keys + key
-        order = np.argsort(pair, kind="stable")
-        sorted_pair = pair[order]
-        run_start = np.ones(len(order), dtype=bool)
-        run_start[1:] = sorted_pair[1:] != sorted_pair[:-1]
-        self._pair = sorted_pair[run_start]
-        run = np.cumsum(run_start) - 1
-        first = np.flatnonzero(run_start)
-        time = time_s[order].astype(np.float64)
-        self._place = run * self._events + order
-        self._record = KeyRecord(
-            count=(np.arange(len(order)) - first[run] + 1).astype(np.float64),
-            first_s=time[first[run]] if len(order) else time,
-            newest_s=time,
-            position=(order - user_start[user[order]]).astype(np.float64),
-            decayed=decayed_counts(run_start, time),
-        )
-        new = np.zeros(len(order), dtype=np.int64)
-        new[order] = run_start
-        self._distinct_before = np.concatenate([[0], np.cumsum(new)])
-        self._user_start = user_start
-
-    def records(self, user: I64, key: I64, end: I64) -> KeyRecord:
-        """Records of `key` [M] in the history of `user` [M] before the event index `end` [M] (absolute, exclusive)."""
-        if self._events == 0:
-            return empty_record(len(key))
-        pair = user.astype(np.int64) * self._keys + key
-        run = np.searchsorted(self._pair, pair)
-        known = (run < len(self._pair)) & (key >= 0) & (key < self._keys)
-        known &= self._pair[np.minimum(run, len(self._pair) - 1)] == pair
-        place = np.searchsorted(self._place, run * self._events + end) - 1
-        known &= (place >= 0) & (self._place[np.maximum(place, 0)] // self._events == run)
-        return self._record.at(np.where(known, place, -1))
-
-    def distinct(self, user: I64, end: I64) -> F64:
-        """Number of distinct keys in the history of `user` [M] before `end` [M]."""
-        counted = self._distinct_before[end] - self._distinct_before[self._user_start[user]]
-        return counted.astype(np.float64)

@@ -1,0 +1,1 @@
+"""Interaction logs: the tidy format, its readers, and the protocol that turns a log into targets."""

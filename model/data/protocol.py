@@ -1,0 +1,146 @@
+"""From a log to targets: split by each user's own time, history before the session, negatives as popular as positives (docs/model.md)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from model.data.log import InteractionLog
+
+I64 = npt.NDArray[np.int64]
+TRAIN, VALIDATION, TEST = 0, 1, 2
+NEGATIVES = ("popularity", "paper")
+
+
+@dataclass(frozen=True, slots=True)
+class ProtocolConfig:
+    """How targets are chosen. `*_targets` per user, None for all of them; `first_target` behaviors of a user are never targets.
+
+    `negative_rule` "popularity" draws from the multiset of all training-period behaviors and excludes nothing. "paper" redraws items
+    that the user ever consumed, as published; where people buy again that leaks the label.
+    """
+
+    seed: int = 0
+    train_targets: int | None = None
+    validation_targets: int | None = 3
+    test_targets: int | None = 12
+    first_target: int = 50
+    negatives: int = 2
+    negative_rule: str = "popularity"
+    train_share: float = 0.7
+    validation_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.negative_rule not in NEGATIVES:
+            raise ValueError(f"negative_rule must be one of {', '.join(NEGATIVES)}, got {self.negative_rule!r}")
+        if self.negatives < 1:
+            raise ValueError(f"negatives must be at least 1, got {self.negatives!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """T targets with C candidates each; candidate 0 is the behavior itself (label 1), the others are drawn (label 0).
+
+    `user` i64 [T]; `event` i64 [T] the behavior's index in the log; `history_end` i64 [T] the first index the target must not see;
+    `timestamp` i64 [T]; `candidate` i32 [T, C] item codes; `label` f32 [T, C]; `split` i8 [T] TRAIN, VALIDATION or TEST. Sorted by event within each split.
+    """
+
+    user: I64
+    event: I64
+    history_end: I64
+    timestamp: I64
+    candidate: npt.NDArray[np.int32]
+    label: npt.NDArray[np.float32]
+    split: npt.NDArray[np.int8]
+
+
+def split_of_behavior(log: InteractionLog, config: ProtocolConfig) -> npt.NDArray[np.int8]:
+    """TRAIN, VALIDATION or TEST for every behavior, by its place among its user's behaviors: i8 [E]."""
+    length = np.repeat(np.diff(log.user_start), np.diff(log.user_start))
+    place = np.arange(log.num_behaviors) - np.repeat(log.user_start[:-1], np.diff(log.user_start))
+    train_end = np.floor(config.train_share * length)
+    validation_end = np.floor((config.train_share + config.validation_share) * length + 1e-9)
+    return np.where(place < train_end, TRAIN, np.where(place < validation_end, VALIDATION, TEST)).astype(np.int8)
+
+
+def training_period_mask(log: InteractionLog, config: ProtocolConfig | None = None) -> npt.NDArray[np.bool_]:
+    """Behaviors of the training period, the only source of vocabularies, popularity and negatives: bool [E]."""
+    return split_of_behavior(log, config or ProtocolConfig()) == TRAIN
+
+
+def history_end(log: InteractionLog) -> I64:
+    """For every behavior, the index its history ends at: before its session and before its own second. i64 [E]."""
+    index = np.arange(log.num_behaviors, dtype=np.int64)
+    first_of_session = np.full(int(log.session.max(initial=-1)) + 1, log.num_behaviors, dtype=np.int64)
+    np.minimum.at(first_of_session, log.session, index)
+    user = log.user_of_behavior()
+    new_second = np.ones(log.num_behaviors, dtype=bool)
+    new_second[1:] = (user[1:] != user[:-1]) | (log.timestamp[1:] != log.timestamp[:-1])
+    first_of_second = np.maximum.accumulate(np.where(new_second, index, 0))
+    end = np.minimum(first_of_session[log.session], first_of_second)
+    # A session may have begun long before with other sessions in between: all of them stay hidden, as they would to a frozen session.
+    return np.maximum(end, log.user_start[user])
+
+
+def split_targets(log: InteractionLog, config: ProtocolConfig) -> Targets:
+    """Targets of all three splits, deterministic per seed; the test rows do not depend on how many training targets are asked for.
+
+    Raises: ValueError when no user has enough behaviors for a target of some split.
+    """
+    split = split_of_behavior(log, config)
+    end = history_end(log)
+    user = log.user_of_behavior()
+    place = np.arange(log.num_behaviors) - log.user_start[user]
+    usable = (place >= config.first_target) & (end > log.user_start[user])
+    pool = log.item[split == TRAIN]
+    parts: list[tuple[I64, npt.NDArray[np.int32]]] = []
+    for which, per_user in ((TRAIN, config.train_targets), (VALIDATION, config.validation_targets), (TEST, config.test_targets)):
+        rng = np.random.default_rng([config.seed, which])
+        event = np.flatnonzero(usable & (split == which))
+        if len(event) == 0:
+            raise ValueError(
+                f"no {('training', 'validation', 'test')[which]} target: a target needs {config.first_target} earlier behaviors of its user; "
+                f"the longest of {log.num_users} users has {int(np.diff(log.user_start).max(initial=0))} in all"
+            )
+        event = _sample_per_user(event, user[event], per_user, rng)
+        parts.append((event, _negatives(log, event, user[event], pool, config, rng)))
+    event = np.concatenate([event for event, _ in parts])
+    candidate = np.concatenate([np.concatenate([log.item[event][:, None], drawn], axis=1) for event, drawn in parts])
+    label = np.zeros(candidate.shape, dtype=np.float32)
+    label[:, 0] = 1.0
+    return Targets(
+        user=user[event],
+        event=event,
+        history_end=end[event],
+        timestamp=log.timestamp[event],
+        candidate=candidate,
+        label=label,
+        split=split[event],
+    )
+
+
+def _sample_per_user(event: I64, user: I64, per_user: int | None, rng: np.random.Generator) -> I64:
+    if per_user is None:
+        return event
+    order = np.lexsort((rng.random(len(event)), user))
+    sorted_user = user[order]
+    rank = np.arange(len(event)) - np.searchsorted(sorted_user, sorted_user)
+    return np.sort(event[order[rank < per_user]])
+
+
+def _negatives(
+    log: InteractionLog, event: I64, user: I64, pool: npt.NDArray[np.int32], config: ProtocolConfig, rng: np.random.Generator
+) -> npt.NDArray[np.int32]:
+    drawn = pool[rng.integers(0, len(pool), (len(event), config.negatives))]
+    if config.negative_rule == "popularity":
+        return drawn
+    num_items = len(log.item_id)
+    consumed = np.unique(log.user_of_behavior() * num_items + log.item)
+    for _ in range(100):
+        taken = np.isin(user[:, None] * num_items + drawn, consumed)
+        if not taken.any():
+            return drawn
+        drawn[taken] = pool[rng.integers(0, len(pool), int(taken.sum()))]
+    raise ValueError("negative_rule 'paper': some user has consumed nearly everything; no item is left to draw")

@@ -1,0 +1,200 @@
+"""Training: one pass over users and their targets after another, resumable, the same bits for the same seed and thread count."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.config import TrainConfig
+from model.dare import DARE
+from model.dataset import Dataset, Examples, Vocabulary, steps
+from model.data.log import InteractionLog
+from model.metrics import auc, evaluate
+
+_CHECKPOINT_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where training stands, reported after every step: `loss` of the step, `rows_per_s` since this process began."""
+
+    step: int
+    total: int
+    loss: float
+    rows_per_s: float
+    best_auc: float | None
+
+
+@dataclass(slots=True)
+class _State:
+    step: int = 0
+    best_auc: float | None = None
+    worse: int = 0
+    best: dict[str, Tensor] = field(default_factory=dict)
+    curve: list[dict[str, float]] = field(default_factory=list)
+    finished: bool = False
+
+
+class CheckpointError(ValueError):
+    """A checkpoint belongs to another configuration, other data, or cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A trained model in evaluation mode and how it came about: `curve` has one entry per validation."""
+
+    model: DARE
+    curve: list[dict[str, float]]
+    seconds: float
+    rows_per_s: float
+
+
+def build(config: TrainConfig, data: Dataset) -> DARE:
+    """A freshly initialised model for the data."""
+    torch.manual_seed(config.seed)
+    vocabulary = data.vocabulary
+    return DARE(config.model, vocabulary.num_items, vocabulary.num_categories, data.train.extra.shape[2])
+
+
+def train(
+    config: TrainConfig,
+    data: Dataset,
+    checkpoint: Path | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> Trained:
+    """Train a model; with `checkpoint`, continue from it where it exists and write it every 20 seconds and on interruption.
+
+    The learning rates fall linearly to zero; validation happens `evaluations_per_epoch` times an epoch and the best state is kept.
+
+    Raises: CheckpointError when the checkpoint is of another configuration or data set; KeyboardInterrupt after the checkpoint is written.
+    """
+    torch.set_num_threads(config.num_threads)
+    torch.use_deterministic_algorithms(True)
+    model = build(config, data)
+    optimizer = _optimizer(model, config)
+    state = _State()
+    fingerprint = {"config": asdict(config), "data": data.log.describe(), "rows": int(data.train.extra.size)}
+    if checkpoint is not None and checkpoint.exists():
+        _load(checkpoint, model, optimizer, state, fingerprint)
+    per_step = max(1, config.rows_per_step // data.train.targets.candidate.shape[1])
+    epochs = [list(steps(data.train.chunks(config.targets_per_chunk, _epoch_rng(config, i)), per_step)) for i in range(config.epochs)]
+    schedule = [step for epoch in epochs for step in epoch]
+    total = len(schedule)
+    first = np.cumsum([0, *(len(epoch) for epoch in epochs)])
+    parts = config.evaluations_per_epoch
+    evaluate_at = {int(first[i]) + round(len(epoch) * (j + 1) / parts) for i, epoch in enumerate(epochs) for j in range(parts)}
+    started = saved = time.monotonic()
+    rows = 0
+    model.train()
+    try:
+        while state.step < total and not state.finished:
+            chunks = schedule[state.step]
+            for group, rate in zip(optimizer.param_groups, (config.embedding_learning_rate, config.learning_rate), strict=True):
+                group["lr"] = rate * (1 - state.step / total)
+            loss = _step(model, optimizer, data, chunks)
+            state.step += 1
+            rows += sum(len(chunk) for chunk in chunks) * data.train.targets.candidate.shape[1]
+            if state.step in evaluate_at:
+                _validate(model, data, config, state, loss)
+            report(Progress(state.step, total, loss, rows / (time.monotonic() - started), state.best_auc))
+            if checkpoint is not None and time.monotonic() - saved > _CHECKPOINT_S:
+                _save(checkpoint, model, optimizer, state, fingerprint)
+                saved = time.monotonic()
+    except KeyboardInterrupt:
+        if checkpoint is not None:
+            _save(checkpoint, model, optimizer, state, fingerprint)
+        raise
+    model.load_state_dict(state.best)
+    model.eval()
+    seconds = time.monotonic() - started
+    return Trained(model, state.curve, seconds, rows / max(seconds, 1e-9))
+
+
+def predict(model: DARE, log: InteractionLog, vocabulary: Vocabulary, examples: Examples) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    """Click probabilities f32 [T, C] of the examples, in evaluation mode: the score of a row does not depend on the rows beside it."""
+    was_training = model.training
+    model.eval()
+    probability = np.zeros(examples.never_seen.shape, dtype=np.float32)
+    with torch.no_grad():
+        for rows in examples.chunks(256, None):
+            logit = model([examples.batch(log, vocabulary, rows)])
+            probability[rows] = torch.sigmoid(logit).numpy().reshape(len(rows), -1)
+    model.train(was_training)
+    return probability
+
+
+def evaluate_examples(probability: np.ndarray[tuple[int, ...], np.dtype[np.float32]], examples: Examples, vocabulary: Vocabulary) -> dict[str, float | int]:
+    """Figures of `model.metrics.evaluate` for the examples' rows."""
+    candidate = examples.targets.candidate[examples.chosen]
+    user = np.repeat(examples.targets.user[examples.chosen], candidate.shape[1])
+    label = examples.labels(np.arange(len(examples.chosen)))
+    warm = vocabulary.item_row[candidate.reshape(-1)] > 1
+    return evaluate(label, probability.reshape(-1), user, examples.never_seen.reshape(-1), warm)
+
+
+def _epoch_rng(config: TrainConfig, epoch: int) -> np.random.Generator:
+    return np.random.default_rng([config.seed, epoch])
+
+
+def _optimizer(model: DARE, config: TrainConfig) -> torch.optim.Adam:
+    embedding = [*model.attn.parameters(), *model.repr.parameters()]
+    known = {id(parameter) for parameter in embedding}
+    other = [parameter for parameter in model.parameters() if id(parameter) not in known]
+    return torch.optim.Adam(
+        [{"params": embedding, "lr": config.embedding_learning_rate}, {"params": other, "lr": config.learning_rate}], fused=False
+    )
+
+
+def _step(model: DARE, optimizer: torch.optim.Adam, data: Dataset, chunks: list[np.ndarray[tuple[int, ...], np.dtype[np.intp]]]) -> float:
+    label = torch.from_numpy(np.concatenate([data.train.labels(rows) for rows in chunks]))
+    batches = [data.train.batch(data.log, data.vocabulary, rows) for rows in chunks]
+    optimizer.zero_grad()
+    loss = model.loss(batches, label)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return float(loss.detach())
+
+
+def _validate(model: DARE, data: Dataset, config: TrainConfig, state: _State, loss: float) -> None:
+    probability = predict(model, data.log, data.vocabulary, data.validation).reshape(-1)
+    value = auc(data.validation.labels(np.arange(len(data.validation.chosen))), probability)
+    state.curve.append({"step": state.step, "loss": loss, "validation_auc": value})
+    if state.best_auc is None or value > state.best_auc:
+        state.best_auc, state.worse = value, 0
+        state.best = copy.deepcopy(model.state_dict())
+    else:
+        state.worse += 1
+        state.finished = state.worse >= config.patience
+
+
+def _save(path: Path, model: DARE, optimizer: torch.optim.Adam, state: _State, fingerprint: dict[str, object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    content = {
+        "fingerprint": fingerprint,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "state": {"step": state.step, "best_auc": state.best_auc, "worse": state.worse, "best": state.best, "curve": state.curve, "finished": state.finished},
+    }
+    torch.save(content, partial)
+    partial.replace(path)
+
+
+def _load(path: Path, model: DARE, optimizer: torch.optim.Adam, state: _State, fingerprint: dict[str, object]) -> None:
+    try:
+        content = torch.load(path, weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"{path}: not a readable checkpoint: {error}") from error
+    if content["fingerprint"] != fingerprint:
+        raise CheckpointError(f"{path}: the checkpoint is of another configuration or other data; use --fresh to start again")
+    model.load_state_dict(content["model"])
+    optimizer.load_state_dict(content["optimizer"])
+    for name, value in content["state"].items():
+        setattr(state, name, value)
