@@ -1,0 +1,28 @@
+"""The operations of the request path on bare arrays: search, ranking, look-up (docs/architecture.md)."""
+
+from kernels.lookup import lookup_rows
+from kernels.ranking import (
+    BehaviorRows,
+    HeadWeights,
+    RankTables,
+    TargetRows,
+    attention_weight,
+    pool_and_score,
+    ranking_backends,
+)
+from kernels.search import ItemBonus, SearchKeys, search_backends, search_topk
+
+__all__ = [
+    "BehaviorRows",
+    "HeadWeights",
+    "ItemBonus",
+    "RankTables",
+    "SearchKeys",
+    "TargetRows",
+    "attention_weight",
+    "lookup_rows",
+    "pool_and_score",
+    "ranking_backends",
+    "search_backends",
+    "search_topk",
+]

@@ -1,0 +1,50 @@
+"""Argument checks shared by the operations: a wrong array is a ValueError that names the argument and the value, never a crash."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+def array(name: str, value: Any, dtype: type[np.generic], shape: tuple[int | None, ...]) -> npt.NDArray[Any]:
+    """`value` as a C-contiguous array of exactly `dtype` and `shape` (None: any length).
+
+    Raises: ValueError naming the argument, what was expected and what was given.
+    """
+    if not isinstance(value, np.ndarray):
+        raise ValueError(f"{name} must be a NumPy array, got {type(value).__name__}")
+    if value.dtype != np.dtype(dtype):
+        raise ValueError(f"{name} must have dtype {np.dtype(dtype)}, got {value.dtype}")
+    matches = value.ndim == len(shape) and all(want is None or want == have for want, have in zip(shape, value.shape, strict=True))
+    if not matches:
+        expected = ", ".join("any" if want is None else str(want) for want in shape)
+        raise ValueError(f"{name} must have shape [{expected}], got {list(value.shape)}")
+    return np.ascontiguousarray(value)
+
+
+def finite(name: str, value: npt.NDArray[np.float32]) -> None:
+    """Raises: ValueError naming the first place and value that is NaN or infinite."""
+    # A sum is finite only if all terms are (or it overflows): the exact check runs only when in doubt.
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(value.sum(dtype=np.float64)):
+            return
+    bad = np.argwhere(~np.isfinite(value))
+    if len(bad):
+        place = tuple(int(i) for i in bad[0])
+        raise ValueError(f"{name} must be finite, got {value[place]} at {list(place)}")
+
+
+def within(name: str, value: npt.NDArray[np.integer[Any]], low: int, high: int) -> None:
+    """Raises: ValueError naming the first value outside low..high-1."""
+    if value.size and (int(value.min()) < low or int(value.max()) >= high):
+        bad = value[(value < low) | (value >= high)].flat[0]
+        raise ValueError(f"{name} must be in {low}..{high - 1}, got {int(bad)}")
+
+
+def at_least(name: str, value: Any, low: int) -> int:
+    """`value` as an integer of at least `low`. Raises: ValueError naming it."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
+        raise ValueError(f"{name} must be an integer of at least {low}, got {value!r}")
+    return int(value)

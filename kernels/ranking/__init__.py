@@ -1,0 +1,55 @@
+"""Stage 2: weights, interest and head over the kept behaviors, for all targets at once."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from kernels.ranking import numpy_backend, reference
+from kernels.ranking.arguments import F32, I32, BehaviorRows, HeadWeights, RankTables, TargetRows, checked
+
+_BACKENDS: dict[str, ModuleType] = {"numpy": numpy_backend, "reference": reference}
+
+
+def ranking_backends() -> dict[str, tuple[bool, str]]:
+    """Every backend, whether it can run here, and why or why not; the first that can is what "auto" uses."""
+    return {name: backend.can_run() for name, backend in _BACKENDS.items()}
+
+
+def attention_weight(index_NK: I32, score_NK: F32) -> F32:
+    """Softmax of the kept scores, 0 where the index is -1: f32 [N, K]."""
+    return numpy_backend.attention(score_NK, index_NK >= 0)[0]
+
+
+def pool_and_score(
+    index_NK: I32,
+    score_NK: F32,
+    tables: RankTables,
+    behavior: BehaviorRows,
+    target: TargetRows,
+    extra_NE: F32,
+    head: HeadWeights,
+    *,
+    backend: str = "auto",
+    num_threads: int = 1,
+) -> tuple[F32, F32]:
+    """Click probability of each target from its kept behaviors (DARE equations 3 to 6).
+
+    Softmax over the kept, gather of representation rows, interest h, x = [u ; h ; u * h ; mass ; extra], head, sigmoid.
+
+    Args:
+        index_NK: int32 [N, K] positions among the behaviors, -1 for none. score_NK: f32 [N, K].
+        extra_NE: f32 [N, E]. head: as folded by `model.artifact`.
+    Returns: click probability f32 [N] and mass f32 [N]; with none kept h = 0 and mass = 0.
+    Raises: ValueError naming the argument and the value; RuntimeError when the named backend cannot run, with the reason.
+    """
+    arguments = checked(index_NK, score_NK, tables, behavior, target, extra_NE, head, num_threads)
+    if backend == "auto":
+        chosen = next(module for module in _BACKENDS.values() if module.can_run()[0])
+    elif backend in _BACKENDS:
+        chosen = _BACKENDS[backend]
+        able, reason = chosen.can_run()
+        if not able:
+            raise RuntimeError(f"ranking backend {backend!r} cannot run: {reason}")
+    else:
+        raise ValueError(f"backend must be auto or one of {', '.join(_BACKENDS)}, got {backend!r}")
+    return chosen.pool(arguments)  # type: ignore[no-any-return]

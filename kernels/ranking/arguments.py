@@ -1,0 +1,111 @@
+"""The inputs of stage 2 and their checks, the same for every backend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from kernels.checks import array, at_least, within
+
+F32 = npt.NDArray[np.float32]
+I32 = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class RankTables:
+    """Representation tables, f32: `item` [V, Ri], `category` [C, Rc], `recency` [P, Rp]; a row is [item ; category ; recency], width R."""
+
+    item: F32
+    category: F32
+    recency: F32
+
+    @property
+    def width(self) -> int:
+        """R = Ri + Rc + Rp."""
+        return int(self.item.shape[1] + self.category.shape[1] + self.recency.shape[1])
+
+
+@dataclass(frozen=True, slots=True)
+class BehaviorRows:
+    """Table rows of each behavior, int32 [L]."""
+
+    item_L: I32
+    category_L: I32
+    recency_L: I32
+
+
+@dataclass(frozen=True, slots=True)
+class TargetRows:
+    """Table rows of each target, int32 [N]; a target's recency row is 0."""
+
+    item_N: I32
+    category_N: I32
+
+
+@dataclass(frozen=True, slots=True)
+class HeadWeights:
+    """The head with BatchNorm folded into its first layer, f32: `w1` [F, H1], `b1` [H1], `w2` [H1, H2], `b2` [H2], `w3` [H2]; `a1`, `a2` PReLU
+    slopes and `b3` are numbers. F = 3R + 1 + E, inputs [u ; h ; u * h ; mass ; extra]."""
+
+    w1: F32
+    b1: F32
+    a1: float
+    w2: F32
+    b2: F32
+    a2: float
+    w3: F32
+    b3: float
+
+
+@dataclass(frozen=True, slots=True)
+class RankArguments:
+    """The arguments of `pool_and_score`, checked."""
+
+    index_NK: I32
+    score_NK: F32
+    tables: RankTables
+    behavior: BehaviorRows
+    target: TargetRows
+    extra_NE: F32
+    head: HeadWeights
+    num_threads: int
+
+
+def checked(
+    index_NK: I32,
+    score_NK: F32,
+    tables: RankTables,
+    behavior: BehaviorRows,
+    target: TargetRows,
+    extra_NE: F32,
+    head: HeadWeights,
+    num_threads: int,
+) -> RankArguments:
+    """Check every argument of `pool_and_score`. Raises: ValueError naming the argument and the value."""
+    index = array("index_NK", index_NK, np.int32, (None, None))
+    score = array("score_NK", score_NK, np.float32, index.shape)
+    num_targets, length = len(index), len(behavior.item_L)
+    within("index_NK", index, -1, length)
+    if np.isnan(score).any():
+        raise ValueError("score_NK must not be NaN")
+    checked_tables = RankTables(*(array(f"tables.{n}", getattr(tables, n), np.float32, (None, None)) for n in ("item", "category", "recency")))
+    rows = BehaviorRows(*(array(f"behavior.{n}", getattr(behavior, n), np.int32, (length,)) for n in ("item_L", "category_L", "recency_L")))
+    targets = TargetRows(*(array(f"target.{n}", getattr(target, n), np.int32, (num_targets,)) for n in ("item_N", "category_N")))
+    for name, value, table in (
+        ("behavior.item_L", rows.item_L, checked_tables.item),
+        ("behavior.category_L", rows.category_L, checked_tables.category),
+        ("behavior.recency_L", rows.recency_L, checked_tables.recency),
+        ("target.item_N", targets.item_N, checked_tables.item),
+        ("target.category_N", targets.category_N, checked_tables.category),
+    ):
+        within(name, value, 0, len(table))
+    extra = array("extra_NE", extra_NE, np.float32, (num_targets, None))
+    features = 3 * checked_tables.width + 1 + extra.shape[1]
+    w1 = array("head.w1", head.w1, np.float32, (features, None))
+    w2 = array("head.w2", head.w2, np.float32, (w1.shape[1], None))
+    b1, b2 = (array(f"head.b{i}", value, np.float32, (w.shape[1],)) for i, value, w in ((1, head.b1, w1), (2, head.b2, w2)))
+    w3 = array("head.w3", head.w3, np.float32, (w2.shape[1],))
+    folded = HeadWeights(w1, b1, float(head.a1), w2, b2, float(head.a2), w3, float(head.b3))
+    return RankArguments(index, score, checked_tables, rows, targets, extra, folded, at_least("num_threads", num_threads, 1))

@@ -1,0 +1,103 @@
+"""`SearchKeys`: one user's attention keys, prepared once, appended to incrementally, safe to share between threads."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from kernels.checks import array, finite
+
+F32 = npt.NDArray[np.float32]
+I32 = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class ItemBonus:
+    """For target n the behaviors `index[start_N1[n]:start_N1[n + 1]]` gain `value`. `start_N1` int64 [N + 1], `index` int32 [M]."""
+
+    start_N1: npt.NDArray[np.int64]
+    index: I32
+    value: float
+
+
+class _Buffer:
+    """Room for more rows than are used; whoever holds the newest view may append in place."""
+
+    def __init__(self, capacity: int, width: int) -> None:
+        self.key = np.empty((capacity, width), dtype=np.float32)
+        self.category = np.empty(capacity, dtype=np.int32)
+        self.used = 0
+        self.lock = threading.Lock()
+
+
+class SearchKeys:
+    """Keys of L behaviors, oldest first.
+
+    Args: `attn_behavior_LA` f32 [L, A], finite; `category_L` int32 [L], needed when category scores are looked up.
+    Raises: ValueError for wrong shapes or dtypes, and for NaN or infinity.
+    """
+
+    def __init__(self, attn_behavior_LA: F32, category_L: I32 | None = None) -> None:
+        key = array("attn_behavior_LA", attn_behavior_LA, np.float32, (None, None))
+        finite("attn_behavior_LA", key)
+        category = None if category_L is None else array("category_L", category_L, np.int32, (len(key),))
+        self._key, self._category = key, category
+        self._buffer: _Buffer | None = None
+
+    @property
+    def length(self) -> int:
+        """L."""
+        return len(self._key)
+
+    @property
+    def key_LA(self) -> F32:
+        """f32 [L, A], C-contiguous, not to be written."""
+        return self._key
+
+    @property
+    def category_L(self) -> I32 | None:
+        """int32 [L] or None."""
+        return self._category
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, room for appends included."""
+        if self._buffer is not None:
+            return self._buffer.key.nbytes + self._buffer.category.nbytes
+        return self._key.nbytes + (0 if self._category is None else self._category.nbytes)
+
+    def append(self, attn_behavior_MA: F32, category_M: I32 | None = None) -> SearchKeys:
+        """Keys with M newer behaviors added. This object stays valid and unchanged; the rows are shared, not copied, when possible.
+
+        Raises: ValueError as the constructor, and when categories are given to keys without them or the other way round.
+        """
+        key = array("attn_behavior_MA", attn_behavior_MA, np.float32, (None, self._key.shape[1]))
+        finite("attn_behavior_MA", key)
+        if (category_M is None) != (self._category is None):
+            raise ValueError("category_M must be given exactly when the keys have categories")
+        category = None if category_M is None else array("category_M", category_M, np.int32, (len(key),))
+        old, total = self.length, self.length + len(key)
+        buffer = self._buffer
+        if buffer is not None:
+            with buffer.lock:
+                if buffer.used == old and total <= len(buffer.key):
+                    buffer.used = total
+                else:
+                    buffer = None
+        if buffer is None:
+            buffer = _Buffer(total + total // 4 + 16, self._key.shape[1])
+            buffer.key[:old] = self._key
+            if self._category is not None:
+                buffer.category[:old] = self._category
+            buffer.used = total
+        buffer.key[old:total] = key
+        if category is not None:
+            buffer.category[old:total] = category
+        grown = SearchKeys.__new__(SearchKeys)
+        grown._key = buffer.key[:total]
+        grown._category = None if category is None else buffer.category[:total]
+        grown._buffer = buffer
+        return grown
