@@ -15,7 +15,7 @@ from model.data.log import InteractionLog
 from model.data.protocol import TEST, TRAIN, VALIDATION, Targets, split_targets, training_period_mask
 from model.feature_source import FeatureSource, FrozenWorld
 from model.features import FEATURE_NAMES
-from model.tables import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW
+from model.tables_layout import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW
 
 I64 = npt.NDArray[np.int64]
 F32 = npt.NDArray[np.float32]

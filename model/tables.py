@@ -6,12 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from model.recency import NUM_BUCKETS
-
-PADDING_ROW = 0
-UNKNOWN_ROW = 1
-FIRST_ROW = 2
-"""Row 0 is padding (zeros, never trained), row 1 unknown, the vocabulary starts at row 2."""
-
+from model.tables_layout import PADDING_ROW
 
 class Tables(nn.Module):
     """One set of tables: item [V, d], category [C, d], recency [P, d].

@@ -1,0 +1,156 @@
+"""The artifact: an immutable directory per model version, verified by checksum before anything of it is used (docs/architecture.md)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+SCHEMA_VERSION = 1
+_NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_.")
+
+
+class ArtifactError(ValueError):
+    """The artifact is missing, damaged, or of another schema; the message names the file and the reason."""
+
+
+def write_artifact(
+    artifacts: Path, version: str, arrays: Mapping[str, npt.NDArray[Any]], config: dict[str, Any], metrics: dict[str, Any], rank_graph: bytes
+) -> Path:
+    """Write `artifacts/version` in one rename and point `CURRENT` to it.
+
+    Args: `arrays` name -> array, saved as `name.npy`; `rank_graph` the bytes of `rank.onnx`.
+    Raises: ArtifactError when the version exists (versions never change) or its name is not a plain lower-case word.
+    """
+    _check_name(version)
+    target = artifacts / version
+    if target.exists():
+        raise ArtifactError(f"{target}: the version exists already and versions never change")
+    artifacts.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=".building-", dir=artifacts))
+    try:
+        for name, value in arrays.items():
+            np.save(building / f"{name}.npy", np.ascontiguousarray(value), allow_pickle=False)
+        (building / "rank.onnx").write_bytes(rank_graph)
+        _write_json(building / "config.json", {"schema_version": SCHEMA_VERSION, **config})
+        _write_json(building / "metrics.json", metrics)
+        files = {path.name: {"sha256": _sha256(path), "bytes": path.stat().st_size} for path in sorted(building.iterdir())}
+        _write_json(building / "manifest.json", {"schema_version": SCHEMA_VERSION, "version": version, "files": files})
+        building.chmod(0o755)
+        building.rename(target)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+    activate(artifacts, version)
+    return target
+
+
+def activate(artifacts: Path, version: str) -> None:
+    """Point `CURRENT` to the version, atomically."""
+    _check_name(version)
+    partial = artifacts / ".CURRENT.partial"
+    partial.write_text(version + "\n")
+    os.replace(partial, artifacts / "CURRENT")
+
+
+def current_version(artifacts: Path) -> str:
+    """The version that `CURRENT` names. Raises: ArtifactError when there is none."""
+    try:
+        version = (artifacts / "CURRENT").read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{artifacts}: no model here (CURRENT cannot be read: {error.__class__.__name__}); train one with `dare train`") from error
+    _check_name(version)
+    return version
+
+
+def versions(artifacts: Path) -> list[str]:
+    """Names of the versions present, oldest first."""
+    found = [path for path in artifacts.iterdir() if (path / "manifest.json").is_file()] if artifacts.is_dir() else []
+    return [path.name for path in sorted(found, key=lambda path: (path.stat().st_mtime, path.name))]
+
+
+class Artifact:
+    """A verified version, its arrays memory-mapped read-only.
+
+    Args: `artifacts` the directory that holds versions; `version` its name, None for `CURRENT`.
+    Raises: ArtifactError naming the file that is missing, altered, not finite, or of another schema.
+    """
+
+    def __init__(self, artifacts: Path, version: str | None = None) -> None:
+        self.version = current_version(artifacts) if version is None else version
+        _check_name(self.version)
+        self.path = artifacts / self.version
+        manifest = self._json("manifest.json")
+        if manifest.get("schema_version") != SCHEMA_VERSION:
+            raise ArtifactError(f"{self.path}: schema_version is {manifest.get('schema_version')!r}, this program reads {SCHEMA_VERSION}")
+        files = manifest.get("files")
+        if not isinstance(files, dict) or "config.json" not in files:
+            raise ArtifactError(f"{self.path}/manifest.json: lists no files")
+        for name, entry in files.items():
+            self._verify(name, entry)
+        self.files = files
+        self.config: dict[str, Any] = self._json("config.json")
+        self.metrics: dict[str, Any] = self._json("metrics.json")
+
+    def array(self, name: str) -> npt.NDArray[Any]:
+        """The array `name`, memory-mapped; floats are checked to be finite. Raises: ArtifactError."""
+        file = f"{name}.npy"
+        if file not in self.files:
+            raise ArtifactError(f"{self.path}/{file}: not in the manifest")
+        try:
+            value = np.load(self.path / file, mmap_mode="r", allow_pickle=False)
+        except (ValueError, OSError) as error:
+            raise ArtifactError(f"{self.path}/{file}: {error}") from error
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            raise ArtifactError(f"{self.path}/{file}: holds NaN or infinity")
+        plain: npt.NDArray[Any] = np.asarray(value)
+        return plain
+
+    def _verify(self, name: str, entry: Any) -> None:
+        if "/" in name or not isinstance(entry, dict) or not isinstance(entry.get("sha256"), str):
+            raise ArtifactError(f"{self.path}/manifest.json: bad entry {name!r}")
+        try:
+            same = (self.path / name).stat().st_size == entry.get("bytes") and _sha256(self.path / name) == entry["sha256"]
+        except OSError as error:
+            raise ArtifactError(f"{self.path}/{name}: {error.strerror}") from error
+        if not same:
+            raise ArtifactError(f"{self.path}/{name}: differs from its checksum in the manifest")
+
+    def _json(self, name: str) -> dict[str, Any]:
+        try:
+            value = json.loads((self.path / name).read_text())
+        except (OSError, ValueError) as error:
+            raise ArtifactError(f"{self.path}/{name}: cannot be read: {error}") from error
+        if not isinstance(value, dict):
+            raise ArtifactError(f"{self.path}/{name}: is not a JSON object")
+        return value
+
+
+def pack_texts(texts: list[str]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Texts as packed UTF-8 (u8) and offsets (i64 [len + 1])."""
+    encoded = [text.encode() for text in texts]
+    start = np.zeros(len(encoded) + 1, dtype=np.int64)
+    np.cumsum([len(part) for part in encoded], out=start[1:])
+    return np.frombuffer(b"".join(encoded), dtype=np.uint8), start
+
+
+def _check_name(version: str) -> None:
+    if not version or version[0] in ".-" or len(version) > 100 or not set(version) <= _NAME_CHARACTERS:
+        raise ArtifactError(f"model version {version!r} is not a plain lower-case name")
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

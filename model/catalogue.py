@@ -1,0 +1,58 @@
+"""The catalogue of an artifact: item hashes to places, and what is known about each item.
+
+Arrays about items have one row more than there are items, for an item nobody knows; place -1 reaches it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kernels import lookup_rows
+from model.artifact import Artifact, ArtifactError
+from model.taste import TasteTable
+
+
+class Catalogue:
+    """I items. `item_hash` u64 [I] ascending; `item_row`, `category` i32 [I + 1] table row and category code; `category_row` i32 [C + 1] table
+    row of each category code; `statistic` f32 [I + 1, S]; `taste` vectors [I + 1, T]."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self.item_hash: npt.NDArray[np.uint64] = artifact.array("item_hash")
+        self.item_row: npt.NDArray[np.int32] = artifact.array("item_row")
+        self.category: npt.NDArray[np.int32] = artifact.array("item_category")
+        self.category_row: npt.NDArray[np.int32] = artifact.array("category_row")
+        self.statistic: npt.NDArray[np.float32] = artifact.array("item_statistic")
+        self.taste = TasteTable(artifact.array("taste_vector"), artifact.array("taste_weight"))
+        self._id, self._id_start = artifact.array("item_id"), artifact.array("item_id_start")
+        self._text, self._text_start = artifact.array("item_text"), artifact.array("item_text_start")
+        size = len(self.item_hash)
+        rows = (self.item_row, self.category, self.statistic, self.taste.vector, self.taste.weight)
+        if any(len(rows_of) != size + 1 for rows_of in rows) or len(self._id_start) != size + 1 or (self.item_hash[1:] <= self.item_hash[:-1]).any():
+            raise ArtifactError(f"{artifact.path}: the arrays about items disagree or the hashes do not ascend")
+
+    def __len__(self) -> int:
+        return len(self.item_hash)
+
+    def id_at(self, place: int) -> str:
+        """Id of the item at a place 0..I-1."""
+        return bytes(self._id[self._id_start[place] : self._id_start[place + 1]]).decode()
+
+    def item_id(self, item_hash: int) -> str | None:
+        """Id of the item with this hash, None when unknown."""
+        place = self._place(item_hash)
+        return None if place < 0 else self.id_at(place)
+
+    def item_text(self, item_hash: int) -> dict[str, str]:
+        """Descriptive texts of the item with this hash, empty when unknown."""
+        place = self._place(item_hash)
+        if place < 0:
+            return {}
+        text: dict[str, Any] = json.loads(bytes(self._text[self._text_start[place] : self._text_start[place + 1]]))
+        return text
+
+    def _place(self, item_hash: int) -> int:
+        return int(lookup_rows(np.array([item_hash], dtype=np.uint64), self.item_hash)[0])

@@ -1,0 +1,110 @@
+"""From a trained model and its data set to an artifact."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kernels import HeadWeights
+from model.artifact import activate, pack_texts, write_artifact
+from model.config import TrainConfig
+from model.dare import DARE
+from model.data.protocol import training_period_mask
+from model.dataset import Dataset
+from model.features import FEATURE_NAMES
+from model.head import TargetAwareHead
+from model.item_hash import hash_item_ids
+from model.rank_graph import rank_graph
+
+
+def export(model: DARE, data: Dataset, config: TrainConfig, metrics: dict[str, Any], artifacts: Path) -> str:
+    """Write the trained model as a new version and make it current.
+
+    The version's name is `dare-` and the first 12 hex digits of a hash over configuration and weights: the same training gives the same name.
+
+    Returns: the version. Raises: ValueError when two item ids share a hash; ArtifactError when the version exists.
+    """
+    log, vocabulary = data.log, data.vocabulary
+    item_hash = hash_item_ids(log.item_id)
+    order = np.argsort(item_hash)
+    item_hash = item_hash[order]
+    twins = np.flatnonzero(item_hash[1:] == item_hash[:-1])
+    if len(twins):
+        pair = (log.item_id[order[twins[0]]], log.item_id[order[twins[0] + 1]])
+        raise ValueError(f"item ids {pair[0]!r} and {pair[1]!r} have the same 64-bit hash; rename one")
+    head = fold_head(model.head, 3 * config.model.repr_width, config.model.mass)
+    last = len(order)  # the row for an item nobody knows
+    category = np.where(log.item_category >= 0, log.item_category, len(log.category_id))
+    category_row = np.ones(len(log.category_id) + 1, dtype=np.int32)
+    category_row[category] = vocabulary.category_row
+    taste = data.world.taste
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "item_hash": item_hash,
+        "item_row": np.append(vocabulary.item_row[order], 1).astype(np.int32),
+        "item_category": np.append(category[order], len(log.category_id)).astype(np.int32),
+        "category_row": category_row,
+        "item_statistic": data.world.statistic[np.append(order, last)],
+        "taste_vector": np.concatenate([taste.vector[order], np.zeros((1, taste.vector.shape[1]), np.float32)]),
+        "taste_weight": np.append(taste.weight[order], 0).astype(np.float32),
+        "same_item_bonus": np.array([0.0 if model.search.bonus is None else model.search.bonus.item()], dtype=np.float32),
+        **{f"{which}_{name}": _table(model, which, name) for which in ("attn", "repr") for name in ("item", "category", "recency")},
+        **{f"head_{name}": getattr(head, name) for name in ("w1", "b1", "w2", "b2", "w3")},
+        "head_slope": np.array([head.a1, head.a2], dtype=np.float32),
+        "head_b3": np.array([head.b3], dtype=np.float32),
+    }
+    arrays["item_id"], arrays["item_id_start"] = pack_texts([log.item_id[i] for i in order])
+    texts = [json.dumps({name: column[i] for name, column in log.item_text.items() if column[i]}, ensure_ascii=False) for i in order]
+    arrays["item_text"], arrays["item_text_start"] = pack_texts(texts)
+    described = asdict(config)
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    for name in sorted(arrays):
+        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+    version = f"dare-{digest.hexdigest()[:12]}"
+    if not (artifacts / version / "manifest.json").is_file():
+        content = {
+            "model": described["model"],
+            "train": described,
+            "feature_names": list(FEATURE_NAMES) if config.model.features else [],
+            "data": log.describe(),
+            "as_of": int(log.timestamp[training_period_mask(log, config.protocol)].max()),
+        }
+        write_artifact(artifacts, version, arrays, content, metrics, rank_graph(head, 3 * config.model.repr_width))
+    else:
+        activate(artifacts, version)
+    return version
+
+
+def fold_head(head: TargetAwareHead, width: int, mass: bool) -> HeadWeights:
+    """The head with BatchNorm's running statistics folded into the first layer, in float64; without mass its row is zero."""
+    parameters = {name: value.detach().double().numpy() for name, value in head.state_dict().items() if value.dtype.is_floating_point}
+    scale = parameters["norm.weight"] / np.sqrt(parameters["norm.running_var"] + head.norm.eps)
+    w1 = parameters["first.weight"].T * scale[:, None]
+    b1 = parameters["first.bias"] + (parameters["norm.bias"] - parameters["norm.running_mean"] * scale) @ parameters["first.weight"].T
+    if not mass:
+        w1 = np.insert(w1, 3 * width, 0.0, axis=0)
+
+    def plain(value: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+        return np.ascontiguousarray(value, dtype=np.float32)
+
+    return HeadWeights(
+        plain(w1),
+        plain(b1),
+        float(parameters["first_slope.weight"][0]),
+        plain(parameters["second.weight"].T),
+        plain(parameters["second.bias"]),
+        float(parameters["second_slope.weight"][0]),
+        plain(parameters["last.weight"][0]),
+        float(parameters["last.bias"][0]),
+    )
+
+
+def _table(model: DARE, which: str, name: str) -> npt.NDArray[np.float32]:
+    table: npt.NDArray[np.float32] = getattr(getattr(model, which), name).weight.detach().numpy().copy()
+    return table
+

@@ -1,0 +1,225 @@
+"""Scoring without torch: an artifact, one user's history, candidates in; click probabilities out."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kernels import (
+    BehaviorRows,
+    SearchKeys,
+    TargetRows,
+    attention_weight,
+    lookup_rows,
+    search_backends,
+    search_topk,
+)
+from model.artifact import Artifact
+from model.catalogue import Catalogue
+from model.features import TASTE_SPANS, UserMoment, candidate_features, taste_cosines
+from model.ranker import Ranker
+from model.recency import MAX_LENGTH, bucket_of_recency
+from model.retrieval import Retrieval
+from model.user_state import Occurrences, RecordTable, UserState, activity_of
+
+U64 = npt.NDArray[np.uint64]
+I64 = npt.NDArray[np.int64]
+I32 = npt.NDArray[np.int32]
+F32 = npt.NDArray[np.float32]
+_REBUILD = 256
+"""Appends of more behaviors than this prepare the user anew: the incremental path costs a Python step per behavior."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Which behaviors search kept, heaviest first, E per candidate: `index_NE` i32 positions in the user's sequence (-1: none), `score_NE`
+    and `weight_NE` f32 before and after softmax."""
+
+    index_NE: I32
+    score_NE: F32
+    weight_NE: F32
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """`click_probability_N` f32; `unknown_N` bool: scored with the unknown row; stage times; `kept` when asked for."""
+
+    click_probability_N: F32
+    unknown_N: npt.NDArray[np.bool_]
+    search_ms: float
+    rank_ms: float
+    kept: Kept | None
+
+
+class ScoringRuntime:
+    """A loaded model version. Thread safe: everything it holds is read-only.
+
+    Use `ScoringRuntime.load`.
+    """
+
+    def __init__(self, artifact: Artifact, num_threads: int, search: str, ranking: str) -> None:
+        config = artifact.config
+        self.version = artifact.version
+        self.metrics: dict[str, Any] = artifact.metrics
+        self.as_of = int(config["as_of"])
+        self._model = config["model"]
+        self.max_kept = int(self._model["kept"])
+        self._longest = min(int(self._model["longest"] or MAX_LENGTH), MAX_LENGTH)
+        self._search, self._threads = search, num_threads
+        self.catalogue = Catalogue(artifact)
+        width = int(self._model["attn_width"])
+        self._scale = np.float32(1 / math.sqrt(2 * width))
+        self._attn_item, self._attn_category = artifact.array("attn_item"), artifact.array("attn_category")
+        recency = artifact.array("attn_recency").astype(np.float64)
+        bias_P = (recency @ recency[0] / math.sqrt(width)).astype(np.float32)
+        self._bucket = bucket_of_recency()
+        self._bias = bias_P[self._bucket]
+        self._bonus = float(artifact.array("same_item_bonus")[0])
+        self._ranker = Ranker(artifact, ranking, num_threads)
+        self._retrieval = Retrieval(self.catalogue, self._ranker.tables)
+
+    @classmethod
+    def load(
+        cls, artifacts: Path, version: str | None = None, *, num_threads: int = 1, search: str = "auto", ranking: str = "auto"
+    ) -> ScoringRuntime:
+        """Load and verify a version (None: `CURRENT`).
+
+        Args: `num_threads` per request; `search` and `ranking` backends by name, or "auto".
+        Raises: ArtifactError; ValueError or RuntimeError for a backend that is unknown or cannot run.
+        """
+        return cls(Artifact(artifacts, version), num_threads, search, ranking)
+
+    def prepare(self, item_hash_L: U64, timestamp_L: I64) -> UserState:
+        """Prepare a user's history, oldest first: u64 [L] and i64 [L]. Only the newest behaviors the model reads are kept."""
+        cut = slice(max(0, len(item_hash_L) - self._longest), None)
+        item_hash, timestamp = np.ascontiguousarray(item_hash_L[cut]), np.ascontiguousarray(timestamp_L[cut])
+        catalogue, item_row, category_row, key = self._rows(item_hash)
+        return UserState(
+            item_hash_L=item_hash,
+            timestamp_L=timestamp,
+            catalogue_L=catalogue,
+            item_row_L=item_row,
+            category_row_L=category_row,
+            keys=SearchKeys(key),
+            items=RecordTable.build(item_hash, timestamp),
+            categories=RecordTable.build(self.catalogue.category[catalogue], timestamp),
+            occurrences=Occurrences.build(item_hash),
+            activity=activity_of(timestamp),
+            profile=self.catalogue.taste.profile(catalogue),
+        )
+
+    def extend(self, state: UserState, item_hash_M: U64, timestamp_M: I64) -> UserState:
+        """The state after M newer behaviors, none older than the newest known; the old state stays valid."""
+        item_hash = np.concatenate([state.item_hash_L, item_hash_M])
+        timestamp = np.concatenate([state.timestamp_L, timestamp_M])
+        if state.length == 0 or len(item_hash_M) > _REBUILD or len(item_hash) > self._longest:
+            return self.prepare(item_hash, timestamp)
+        catalogue, item_row, category_row, key = self._rows(np.ascontiguousarray(item_hash_M))
+        return UserState(
+            item_hash_L=item_hash,
+            timestamp_L=timestamp,
+            catalogue_L=np.concatenate([state.catalogue_L, catalogue]),
+            item_row_L=np.concatenate([state.item_row_L, item_row]),
+            category_row_L=np.concatenate([state.category_row_L, category_row]),
+            keys=state.keys.append(key),
+            items=state.items.extended(item_hash_M, timestamp_M, state.length),
+            categories=state.categories.extended(self.catalogue.category[catalogue], timestamp_M, state.length),
+            occurrences=state.occurrences.extended(item_hash_M, state.length),
+            activity=activity_of(timestamp),
+            profile=state.profile + self.catalogue.taste.profile(catalogue),
+        )
+
+    def score(self, state: UserState, candidate_hash_N: U64, timestamp: int, explain: int = 0) -> Scored:
+        """Score N candidates for a prepared user.
+
+        Args: `candidate_hash_N` u64 [N]; `timestamp` unix seconds of the request; `explain` behaviors to return per candidate, 0..K.
+        """
+        started = time.perf_counter()
+        catalogue, item_row, category_row, target = self._rows(candidate_hash_N)
+        length = state.length
+        index, score = search_topk(
+            target * self._scale,  # 1/sqrt(2d) of equation 1
+            state.keys,
+            min(self.max_kept, max(length, 1)),
+            bias_L=np.ascontiguousarray(self._bias[length:0:-1]),
+            bonus=state.occurrences.bonus(candidate_hash_N, self._bonus) if self._bonus else None,
+            backend=self._search,
+            num_threads=self._threads,
+        )
+        searched = time.perf_counter()
+        recency = np.ascontiguousarray(self._bucket[length:0:-1])
+        probability = self._ranker.rank(
+            index,
+            score,
+            BehaviorRows(state.item_row_L, state.category_row_L, recency),
+            TargetRows(item_row, category_row),
+            self._features(state, candidate_hash_N, catalogue, timestamp),
+        )
+        ranked = time.perf_counter()
+        kept = self._kept(index, score, explain) if explain else None
+        return Scored(probability, item_row == 1, (searched - started) * 1e3, (ranked - searched) * 1e3, kept)
+
+    def retrieve(self, state: UserState, pool: int, exclude_seen: bool = False) -> U64:
+        """Hashes of up to `pool` distinct candidates for the user, for ranking: u64."""
+        return self._retrieval.candidates(state, pool, exclude_seen)
+
+    def item_id(self, item_hash: int) -> str | None:
+        """The item's id, None for a hash the artifact does not know."""
+        return self.catalogue.item_id(item_hash)
+
+    def item_text(self, item_hash: int) -> dict[str, str]:
+        """Descriptive texts of the item, empty for a hash the artifact does not know."""
+        return self.catalogue.item_text(item_hash)
+
+    def describe(self) -> dict[str, Any]:
+        """Sizes, and which backends run and why."""
+        return {
+            "version": self.version,
+            "items": len(self.catalogue),
+            "attention_width": int(self._attn_item.shape[1] + self._attn_category.shape[1]),
+            "representation_width": self._ranker.tables.width,
+            "kept": self.max_kept,
+            "longest": self._longest,
+            "as_of": self.as_of,
+            "search": {"asked": self._search, "backends": {name: list(why) for name, why in search_backends().items()}},
+            "ranking": self._ranker.describe(),
+            "threads_per_request": self._threads,
+        }
+
+    def _rows(self, item_hash: U64) -> tuple[I32, I32, I32, F32]:
+        catalogue = lookup_rows(item_hash, self.catalogue.item_hash)
+        item_row = self.catalogue.item_row[catalogue]
+        category_row = self.catalogue.category_row[self.catalogue.category[catalogue]]
+        return catalogue, item_row, category_row, np.concatenate([self._attn_item[item_row], self._attn_category[category_row]], axis=1)
+
+    def _features(self, state: UserState, candidate_hash: U64, catalogue: I32, timestamp: int) -> F32:
+        if not self._model["features"]:
+            return np.zeros((len(candidate_hash), 0), dtype=np.float32)
+        length, size = state.length, len(candidate_hash)
+        moment = UserMoment(
+            length=np.full(size, float(length)),
+            now_s=np.full(size, float(timestamp)),
+            newest_s=np.full(size, float(state.timestamp_L[-1]) if length else 0.0),
+            activity=np.broadcast_to(state.activity, (size, len(state.activity))),
+            distinct=np.full(size, float(len(state.items.key))),
+        )
+        taste = self.catalogue.taste
+        profile = np.stack([state.profile if span is None else taste.profile(state.catalogue_L[-span:]) for span in TASTE_SPANS])
+        return candidate_features(
+            state.items.lookup(candidate_hash),
+            state.categories.lookup(self.catalogue.category[catalogue]),
+            moment,
+            self.catalogue.statistic[catalogue],
+            taste_cosines(np.broadcast_to(profile, (size, *profile.shape)), taste.vector[catalogue]),
+        )
+
+    def _kept(self, index_NK: I32, score_NK: F32, explain: int) -> Kept:
+        # Search answers best first, so the heaviest weights come first as they are.
+        weight = attention_weight(index_NK, score_NK)
+        return Kept(index_NK[:, :explain], score_NK[:, :explain], weight[:, :explain])

@@ -1,0 +1,6 @@
+"""Rows of the embedding tables that have a fixed meaning."""
+
+PADDING_ROW = 0
+UNKNOWN_ROW = 1
+FIRST_ROW = 2
+"""Row 0 is padding (zeros, never trained), row 1 unknown, the vocabulary starts at row 2."""

@@ -1,0 +1,144 @@
+"""What is computed once per user and kept between requests: keys for search, rows for ranking, and records for the candidate features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kernels import ItemBonus, SearchKeys
+from model.features import DAY_S, DECAY_DAYS, F64, KeyRecord
+
+U64 = npt.NDArray[np.uint64]
+I64 = npt.NDArray[np.int64]
+I32 = npt.NDArray[np.int32]
+
+
+def _decayed_sum(time_s: F64, at_s: F64) -> F64:
+    weight: F64 = np.exp((time_s - at_s)[:, None] / DAY_S / DECAY_DAYS)
+    return weight
+
+
+@dataclass(frozen=True, slots=True)
+class RecordTable:
+    """The newest record of every key in one history: `key` [D] ascending and the `KeyRecord` of each."""
+
+    key: npt.NDArray[Any]
+    record: KeyRecord
+
+    @classmethod
+    def build(cls, key_L: npt.NDArray[Any], time_L: I64) -> RecordTable:
+        """Records of a whole history, oldest first."""
+        key, first, inverse, count = np.unique(key_L, return_index=True, return_inverse=True, return_counts=True)
+        newest = np.zeros(len(key), dtype=np.int64)
+        np.maximum.at(newest, inverse, np.arange(len(key_L)))
+        time = time_L.astype(np.float64)
+        decayed = np.zeros((len(key), len(DECAY_DAYS)))
+        if len(key):
+            order = np.argsort(inverse, kind="stable")
+            decayed = np.add.reduceat(_decayed_sum(time, time[newest][inverse])[order], np.cumsum(count) - count, axis=0)
+        return cls(key, KeyRecord(count.astype(np.float64), time[first], time[newest], newest.astype(np.float64), decayed))
+
+    def lookup(self, key_N: npt.NDArray[Any]) -> KeyRecord:
+        """Records of the given keys [N]; never-seen records where a key is absent."""
+        if len(self.key) == 0:
+            return self.record.at(np.full(len(key_N), -1))
+        place = np.minimum(np.searchsorted(self.key, key_N), len(self.key) - 1)
+        return self.record.at(np.where(self.key[place] == key_N, place, -1))
+
+    def extended(self, key_M: npt.NDArray[Any], time_M: I64, length: int) -> RecordTable:
+        """Records after M newer behaviors; `length` behaviors came before them. This table stays unchanged."""
+        fresh = np.setdiff1d(key_M, self.key)
+        at = np.searchsorted(self.key, fresh)
+        key = np.insert(self.key, at, fresh)
+        old = self.record
+        count, first_s, newest_s, position = (np.insert(v, at, 0.0) for v in (old.count, old.first_s, old.newest_s, old.position))
+        decayed = np.insert(old.decayed, at, 0.0, axis=0)
+        for i, (place, now) in enumerate(zip(np.searchsorted(key, key_M), time_M.astype(np.float64), strict=True)):
+            if count[place] == 0:
+                first_s[place] = now
+            decayed[place] = 1.0 + decayed[place] * np.exp(-(now - newest_s[place]) / DAY_S / DECAY_DAYS)
+            count[place] += 1
+            newest_s[place], position[place] = now, length + i
+        return RecordTable(key, KeyRecord(count, first_s, newest_s, position, decayed))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        r = self.record
+        return int(sum(a.nbytes for a in (self.key, r.count, r.first_s, r.newest_s, r.position, r.decayed)))
+
+
+@dataclass(frozen=True, slots=True)
+class Occurrences:
+    """Where each item occurs: the item hashes in order (`sorted_hash` u64 [L]) and the position of each (`position` i32 [L], ascending
+    among equals)."""
+
+    sorted_hash: U64
+    position: I32
+
+    @classmethod
+    def build(cls, item_hash_L: U64) -> Occurrences:
+        """Occurrences of a whole history."""
+        order = np.argsort(item_hash_L, kind="stable")
+        return cls(item_hash_L[order], order.astype(np.int32))
+
+    def extended(self, item_hash_M: U64, length: int) -> Occurrences:
+        """Occurrences after M newer behaviors."""
+        order = np.argsort(item_hash_M, kind="stable")
+        at = np.searchsorted(self.sorted_hash, item_hash_M[order], side="right")
+        position = np.insert(self.position, at, (order + length).astype(np.int32))
+        return Occurrences(np.insert(self.sorted_hash, at, item_hash_M[order]), position)
+
+    def bonus(self, candidate_hash_N: U64, value: float) -> ItemBonus:
+        """The score bonus of the behaviors of each candidate's own item."""
+        left = np.searchsorted(self.sorted_hash, candidate_hash_N, side="left")
+        size = np.searchsorted(self.sorted_hash, candidate_hash_N, side="right") - left
+        start = np.zeros(len(candidate_hash_N) + 1, dtype=np.int64)
+        np.cumsum(size, out=start[1:])
+        within = np.arange(start[-1]) - np.repeat(start[:-1], size)
+        return ItemBonus(start, self.position[np.repeat(left, size) + within], value)
+
+
+@dataclass(frozen=True, slots=True)
+class UserState:
+    """One user's history, prepared for scoring; immutable, so that requests share it.
+
+    `item_hash_L` u64, `timestamp_L` i64 [L] oldest first; `catalogue_L` i32 place in the catalogue (-1 unknown); `item_row_L`,
+    `category_row_L` i32 table rows; `keys` attention keys; `activity` f64 [decays] and `profile` f64 [T] sums over the history.
+    """
+
+    item_hash_L: U64
+    timestamp_L: I64
+    catalogue_L: I32
+    item_row_L: I32
+    category_row_L: I32
+    keys: SearchKeys
+    items: RecordTable
+    categories: RecordTable
+    occurrences: Occurrences
+    activity: F64
+    profile: F64
+
+    @property
+    def length(self) -> int:
+        """L, the behaviors used."""
+        return len(self.item_hash_L)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held: what a cache counts."""
+        arrays = (self.item_hash_L, self.timestamp_L, self.catalogue_L, self.item_row_L, self.category_row_L, self.profile)
+        places = (self.occurrences.sorted_hash, self.occurrences.position)
+        return int(sum(a.nbytes for a in (*arrays, *places))) + self.keys.nbytes + self.items.nbytes + self.categories.nbytes
+
+
+def activity_of(timestamp_L: I64) -> F64:
+    """Decayed number of behaviors as of the newest: f64 [decays], zeros for an empty history."""
+    if len(timestamp_L) == 0:
+        return np.zeros(len(DECAY_DAYS))
+    time = timestamp_L.astype(np.float64)
+    total: F64 = _decayed_sum(time, np.full(len(time), time[-1])).sum(axis=0)
+    return total

@@ -1,0 +1,85 @@
+"""A small tidy data set and a model really trained on it, shared by the whole suite."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from model.config import ModelConfig, TrainConfig, default_preset
+from model.data.log import InteractionLog
+from model.data.tidy import read_tidy
+from model.dataset import Dataset, prepare
+from model.export import export
+from model.train import Trained, train
+
+torch.set_num_threads(1)
+
+
+def write_tidy(folder: Path, users: int = 60, items: int = 300, categories: int = 12, longest: int = 400, seed: int = 0) -> Path:
+    """Users who return to a few favourite categories and items; some items have no category, some appear once."""
+    rng = np.random.default_rng(seed)
+    category_of = rng.integers(0, categories, items)
+    rows = []
+    for user in range(users):
+        length = int(rng.integers(60, longest))
+        favourites = rng.choice(categories, 3, replace=False)
+        liked = np.flatnonzero(np.isin(category_of, favourites))
+        own = rng.choice(liked, min(12, len(liked)), replace=False)
+        source = rng.random(length)
+        item = np.where(source < 0.6, rng.choice(own, length), np.where(source < 0.8, rng.choice(liked, length), rng.integers(0, items, length)))
+        time = 1_600_000_000 + np.cumsum(rng.integers(0, 40_000, length))
+        session = np.cumsum(rng.random(length) < 0.3)
+        rows += [(f"user-{user}", f"item-{i}", int(t), f"{user}/{s}") for i, t, s in zip(item, time, session, strict=True)]
+    folder.mkdir(parents=True, exist_ok=True)
+    pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp", "session_id"], orient="row").write_parquet(folder / "interactions.parquet")
+    known = [f"category-{c}" if i % 17 else None for i, c in enumerate(category_of)]
+    catalogue = {"item_id": [f"item-{i}" for i in range(items)], "category_id": known, "description": [f"Thing {i} é" for i in range(items)]}
+    pl.DataFrame(catalogue).write_parquet(folder / "items.parquet")
+    return folder
+
+
+def tiny_config(**model: object) -> TrainConfig:
+    """The default preset on a small budget."""
+    config = replace(default_preset(0), epochs=1, evaluations_per_epoch=1, rows_per_step=512, min_item_count=3, taste_width=8, num_threads=1)
+    return replace(config, model=replace(ModelConfig(kept=20, hidden=(32, 16)), **model))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """Data, trained model and artifacts directory of the small world."""
+
+    folder: Path
+    log: InteractionLog
+    config: TrainConfig
+    data: Dataset
+    trained: Trained
+    artifacts: Path
+    version: str
+
+
+def make_tiny(root: Path, **model: object) -> Tiny:
+    """Train and export a small model below `root`."""
+    folder = write_tidy(root / "data")
+    log = read_tidy(folder)
+    config = tiny_config(**model)
+    data = prepare(log, config)
+    trained = train(config, data)
+    version = export(trained.model, data, config, {"test": {}}, root / "artifacts")
+    return Tiny(folder, log, config, data, trained, root / "artifacts", version)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """The small world with the default model."""
+    return make_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def tiny_artifacts(tiny: Tiny) -> Path:
+    """Artifacts directory of the small world."""
+    return tiny.artifacts
