@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -23,7 +22,12 @@ class ArtifactError(ValueError):
 
 
 def write_artifact(
-    artifacts: Path, version: str, arrays: Mapping[str, npt.NDArray[Any]], config: dict[str, Any], metrics: dict[str, Any], rank_graph: bytes
+    artifacts: Path,
+    version: str,
+    arrays: Mapping[str, npt.NDArray[Any]],
+    config: dict[str, Any],
+    metrics: dict[str, Any],
+    rank_graph: bytes,
 ) -> Path:
     """Write `artifacts/version` in one rename and point `CURRENT` to it.
 
@@ -58,7 +62,7 @@ def activate(artifacts: Path, version: str) -> None:
     _check_name(version)
     partial = artifacts / ".CURRENT.partial"
     partial.write_text(version + "\n")
-    os.replace(partial, artifacts / "CURRENT")
+    partial.replace(artifacts / "CURRENT")
 
 
 def current_version(artifacts: Path) -> str:
@@ -66,7 +70,9 @@ def current_version(artifacts: Path) -> str:
     try:
         version = (artifacts / "CURRENT").read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{artifacts}: no model here (CURRENT cannot be read: {error.__class__.__name__}); train one with `dare train`") from error
+        raise ArtifactError(
+            f"{artifacts}: no model here (CURRENT cannot be read: {error.__class__.__name__}); train one with `dare train`"
+        ) from error
     _check_name(version)
     return version
 

@@ -17,7 +17,8 @@ from model.taste import TasteTable
 
 
 class Catalogue:
-    """I items. `item_hash` u64 [I] ascending; `item_row`, `category` i32 [I + 1] table row and category code; `category_row` i32 [C + 1] table
+    """I items. `item_hash` u64 [I] ascending; `item_row`, `category` i32 [I + 1] table row and category code; `category_row` i32 [C + 1]
+    table
     row of each category code; `statistic` f32 [I + 1, S]; `taste` vectors [I + 1, T]."""
 
     def __init__(self, artifact: Artifact) -> None:
@@ -31,7 +32,11 @@ class Catalogue:
         self._text, self._text_start = artifact.array("item_text"), artifact.array("item_text_start")
         size = len(self.item_hash)
         rows = (self.item_row, self.category, self.statistic, self.taste.vector, self.taste.weight)
-        if any(len(rows_of) != size + 1 for rows_of in rows) or len(self._id_start) != size + 1 or (self.item_hash[1:] <= self.item_hash[:-1]).any():
+        if (
+            any(len(rows_of) != size + 1 for rows_of in rows)
+            or len(self._id_start) != size + 1
+            or (self.item_hash[1:] <= self.item_hash[:-1]).any()
+        ):
             raise ArtifactError(f"{artifact.path}: the arrays about items disagree or the hashes do not ascend")
 
     def __len__(self) -> int:

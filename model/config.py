@@ -17,8 +17,8 @@ class ModelConfig:
     Widths are per field (item, category). `attn_width` d_a and `repr_width` d_r in the paper; `kept` is K.
     `longest` cuts a history to its newest behaviors (None: the whole history).
     `mass` gives the head the log mass of the kept scores, `same_item_bonus` a learned score bonus for behaviors of the target's own item,
-    `features` the counts, ages, item statistics and taste of `model.features`; all three are what plain softmax attention discards. `profile` adds the
-    plain mean of the whole history's representations. `auxiliary_loss` is equation 7: a second head on attention over all behaviors.
+    `features` the counts, ages, item statistics and taste of `model.features`; all three are what plain softmax attention discards.
+    `auxiliary_loss` is equation 7: a second head on attention over all behaviors.
     """
 
     attn_width: int = 16
@@ -68,7 +68,16 @@ class TrainConfig:
     num_threads: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "evaluations_per_epoch", "patience", "rows_per_step", "targets_per_chunk", "statistic_windows", "taste_width", "num_threads"):
+        for name in (
+            "epochs",
+            "evaluations_per_epoch",
+            "patience",
+            "rows_per_step",
+            "targets_per_chunk",
+            "statistic_windows",
+            "taste_width",
+            "num_threads",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)!r}")
         for name in ("learning_rate", "embedding_learning_rate"):

@@ -26,7 +26,7 @@ class DARE(nn.Module):
 
     search: ExactSearch
     pooling: Pooling
-    head: Head
+    head: TargetAwareHead
 
     def __init__(self, config: ModelConfig, num_items: int, num_categories: int, num_features: int) -> None:
         super().__init__()

@@ -26,7 +26,8 @@ from model.rank_graph import rank_graph
 def export(model: DARE, data: Dataset, config: TrainConfig, metrics: dict[str, Any], artifacts: Path) -> str:
     """Write the trained model as a new version and make it current.
 
-    The version's name is `dare-` and the first 12 hex digits of a hash over configuration and weights: the same training gives the same name.
+    The version's name is `dare-` and the first 12 hex digits of a hash over configuration and weights: the same training gives the same
+    name.
 
     Returns: the version. Raises: ValueError when two item ids share a hash; ArtifactError when the version exists.
     """
@@ -107,4 +108,3 @@ def fold_head(head: TargetAwareHead, width: int, mass: bool) -> HeadWeights:
 def _table(model: DARE, which: str, name: str) -> npt.NDArray[np.float32]:
     table: npt.NDArray[np.float32] = getattr(getattr(model, which), name).weight.detach().numpy().copy()
     return table
-

@@ -18,7 +18,8 @@ _CELLS = 4_000_000
 class Ranker:
     """Ranks kept behaviors.
 
-    Args: `backend` "auto" (the native kernel where it runs, else ONNX Runtime, else NumPy), "onnxruntime", or a name of `ranking_backends()`.
+    Args: `backend` "auto" (the native kernel where it runs, else ONNX Runtime, else NumPy), "onnxruntime", or a name of
+    `ranking_backends()`.
     Raises: ValueError for an unknown name, RuntimeError with the reason when the named backend cannot run.
     """
 
@@ -60,10 +61,16 @@ class Ranker:
         block = max(1, _CELLS // (index_NK.shape[1] * self.tables.width))
         for first in range(0, len(index_NK), block):
             rows = slice(first, first + block)
-            parts.append(self._session.run(["click_probability_N"], self._inputs(index_NK[rows], score_NK[rows], behavior, target, extra_NE, rows))[0])
+            parts.append(
+                self._session.run(["click_probability_N"], self._inputs(index_NK[rows], score_NK[rows], behavior, target, extra_NE, rows))[
+                    0
+                ]
+            )
         return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
 
-    def _inputs(self, index: I32, score: F32, behavior: BehaviorRows, target: TargetRows, extra: F32, rows: slice) -> dict[str, npt.NDArray[Any]]:
+    def _inputs(
+        self, index: I32, score: F32, behavior: BehaviorRows, target: TargetRows, extra: F32, rows: slice
+    ) -> dict[str, npt.NDArray[Any]]:
         valid = index >= 0
         size, kept = index.shape
         gathered = np.zeros((size, kept, self.tables.width), dtype=np.float32)

@@ -58,7 +58,8 @@ class Retrieval:
             ordered = ordered[~np.isin(ordered, seen)]
         _, place = np.unique(ordered, return_index=True)
         chosen = ordered[np.sort(place)][:pool]
-        return self._catalogue.item_hash[self._place[chosen]]
+        hashes: U64 = self._catalogue.item_hash[self._place[chosen]]
+        return hashes
 
     def _neighbours(self, seeds: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
         size = min(size + 1, len(self._vector))

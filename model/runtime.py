@@ -64,7 +64,7 @@ class ScoringRuntime:
     """
 
     def __init__(self, artifact: Artifact, num_threads: int, search: str, ranking: str) -> None:
-        config = artifact.config
+        config = self.config = artifact.config
         self.version = artifact.version
         self.metrics: dict[str, Any] = artifact.metrics
         self.as_of = int(config["as_of"])

@@ -50,6 +50,7 @@ class ExactSearch(nn.Module):
         self.kept = kept
         self.longest = longest
         self.bonus = nn.Parameter(torch.zeros(())) if same_item_bonus else None
+        self.bucket: Tensor
         self.register_buffer("bucket", torch.from_numpy(bucket_of_recency().astype("int64")), persistent=False)
 
     def recency_bias(self) -> Tensor:

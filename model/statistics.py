@@ -15,7 +15,9 @@ _PRIOR = 10.0
 """Weight, in behaviors, of the category's rate in an item's, and of the global rate in a category's."""
 
 
-def _shrunk_mean(total: npt.NDArray[np.float64], count: npt.NDArray[np.float64], prior: npt.NDArray[np.float64] | float) -> npt.NDArray[np.float64]:
+def _shrunk_mean(
+    total: npt.NDArray[np.float64], count: npt.NDArray[np.float64], prior: npt.NDArray[np.float64] | float
+) -> npt.NDArray[np.float64]:
     mean: npt.NDArray[np.float64] = (total + _PRIOR * prior) / (count + _PRIOR)
     return mean
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from model.recency import NUM_BUCKETS
 from model.tables_layout import PADDING_ROW
 
+
 class Tables(nn.Module):
     """One set of tables: item [V, d], category [C, d], recency [P, d].
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from model.config import TrainConfig
 from model.dare import DARE
-from model.dataset import Dataset, Examples, Vocabulary, steps
 from model.data.log import InteractionLog
+from model.dataset import Dataset, Examples, Vocabulary, steps
 from model.metrics import auc, evaluate
 
 _CHECKPOINT_S = 20.0
@@ -117,7 +117,9 @@ def train(
     return Trained(model, state.curve, seconds, rows / max(seconds, 1e-9))
 
 
-def predict(model: DARE, log: InteractionLog, vocabulary: Vocabulary, examples: Examples) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+def predict(
+    model: DARE, log: InteractionLog, vocabulary: Vocabulary, examples: Examples
+) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     """Click probabilities f32 [T, C] of the examples, in evaluation mode: the score of a row does not depend on the rows beside it."""
     was_training = model.training
     model.eval()
@@ -130,7 +132,9 @@ def predict(model: DARE, log: InteractionLog, vocabulary: Vocabulary, examples: 
     return probability
 
 
-def evaluate_examples(probability: np.ndarray[tuple[int, ...], np.dtype[np.float32]], examples: Examples, vocabulary: Vocabulary) -> dict[str, float | int]:
+def evaluate_examples(
+    probability: np.ndarray[tuple[int, ...], np.dtype[np.float32]], examples: Examples, vocabulary: Vocabulary
+) -> dict[str, float | int]:
     """Figures of `model.metrics.evaluate` for the examples' rows."""
     candidate = examples.targets.candidate[examples.chosen]
     user = np.repeat(examples.targets.user[examples.chosen], candidate.shape[1])
@@ -181,7 +185,14 @@ def _save(path: Path, model: DARE, optimizer: torch.optim.Adam, state: _State, f
         "fingerprint": fingerprint,
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "state": {"step": state.step, "best_auc": state.best_auc, "worse": state.worse, "best": state.best, "curve": state.curve, "finished": state.finished},
+        "state": {
+            "step": state.step,
+            "best_auc": state.best_auc,
+            "worse": state.worse,
+            "best": state.best,
+            "curve": state.curve,
+            "finished": state.finished,
+        },
     }
     torch.save(content, partial)
     partial.replace(path)

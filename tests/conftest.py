@@ -31,21 +31,31 @@ def write_tidy(folder: Path, users: int = 60, items: int = 300, categories: int 
         liked = np.flatnonzero(np.isin(category_of, favourites))
         own = rng.choice(liked, min(12, len(liked)), replace=False)
         source = rng.random(length)
-        item = np.where(source < 0.6, rng.choice(own, length), np.where(source < 0.8, rng.choice(liked, length), rng.integers(0, items, length)))
+        item = np.where(
+            source < 0.6, rng.choice(own, length), np.where(source < 0.8, rng.choice(liked, length), rng.integers(0, items, length))
+        )
         time = 1_600_000_000 + np.cumsum(rng.integers(0, 40_000, length))
         session = np.cumsum(rng.random(length) < 0.3)
         rows += [(f"user-{user}", f"item-{i}", int(t), f"{user}/{s}") for i, t, s in zip(item, time, session, strict=True)]
     folder.mkdir(parents=True, exist_ok=True)
-    pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp", "session_id"], orient="row").write_parquet(folder / "interactions.parquet")
+    pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp", "session_id"], orient="row").write_parquet(
+        folder / "interactions.parquet"
+    )
     known = [f"category-{c}" if i % 17 else None for i, c in enumerate(category_of)]
-    catalogue = {"item_id": [f"item-{i}" for i in range(items)], "category_id": known, "description": [f"Thing {i} é" for i in range(items)]}
+    catalogue = {
+        "item_id": [f"item-{i}" for i in range(items)],
+        "category_id": known,
+        "description": [f"Thing {i} é" for i in range(items)],
+    }
     pl.DataFrame(catalogue).write_parquet(folder / "items.parquet")
     return folder
 
 
 def tiny_config(**model: object) -> TrainConfig:
     """The default preset on a small budget."""
-    config = replace(default_preset(0), epochs=1, evaluations_per_epoch=1, rows_per_step=512, min_item_count=3, taste_width=8, num_threads=1)
+    config = replace(
+        default_preset(0), epochs=1, evaluations_per_epoch=1, rows_per_step=512, min_item_count=3, taste_width=8, num_threads=1
+    )
     return replace(config, model=replace(ModelConfig(kept=20, hidden=(32, 16)), **model))  # type: ignore[arg-type]
 
 

@@ -7,6 +7,8 @@ from types import ModuleType
 from kernels.ranking import numpy_backend, reference
 from kernels.ranking.arguments import F32, I32, BehaviorRows, HeadWeights, RankTables, TargetRows, checked
 
+__all__ = ["BehaviorRows", "HeadWeights", "RankTables", "TargetRows", "attention_weight", "pool_and_score", "ranking_backends"]
+
 _BACKENDS: dict[str, ModuleType] = {"numpy": numpy_backend, "reference": reference}
 
 

@@ -46,7 +46,8 @@ class TargetRows:
 
 @dataclass(frozen=True, slots=True)
 class HeadWeights:
-    """The head with BatchNorm folded into its first layer, f32: `w1` [F, H1], `b1` [H1], `w2` [H1, H2], `b2` [H2], `w3` [H2]; `a1`, `a2` PReLU
+    """The head with BatchNorm folded into its first layer, f32: `w1` [F, H1], `b1` [H1], `w2` [H1, H2], `b2` [H2], `w3` [H2]; `a1`, `a2`
+    PReLU
     slopes and `b3` are numbers. F = 3R + 1 + E, inputs [u ; h ; u * h ; mass ; extra]."""
 
     w1: F32
@@ -90,7 +91,9 @@ def checked(
     within("index_NK", index, -1, length)
     if np.isnan(score).any():
         raise ValueError("score_NK must not be NaN")
-    checked_tables = RankTables(*(array(f"tables.{n}", getattr(tables, n), np.float32, (None, None)) for n in ("item", "category", "recency")))
+    checked_tables = RankTables(
+        *(array(f"tables.{n}", getattr(tables, n), np.float32, (None, None)) for n in ("item", "category", "recency"))
+    )
     rows = BehaviorRows(*(array(f"behavior.{n}", getattr(behavior, n), np.int32, (length,)) for n in ("item_L", "category_L", "recency_L")))
     targets = TargetRows(*(array(f"target.{n}", getattr(target, n), np.int32, (num_targets,)) for n in ("item_N", "category_N")))
     for name, value, table in (

@@ -11,6 +11,8 @@ from kernels.search import faiss_backend, numpy_backend, reference
 from kernels.search.arguments import SearchArguments, checked
 from kernels.search.keys import F32, I32, ItemBonus, SearchKeys
 
+__all__ = ["ItemBonus", "SearchKeys", "search_backends", "search_topk"]
+
 _BACKENDS: dict[str, ModuleType] = {
     "numpy": numpy_backend,
     "faiss": faiss_backend,

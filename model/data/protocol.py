@@ -44,7 +44,8 @@ class Targets:
     """T targets with C candidates each; candidate 0 is the behavior itself (label 1), the others are drawn (label 0).
 
     `user` i64 [T]; `event` i64 [T] the behavior's index in the log; `history_end` i64 [T] the first index the target must not see;
-    `timestamp` i64 [T]; `candidate` i32 [T, C] item codes; `label` f32 [T, C]; `split` i8 [T] TRAIN, VALIDATION or TEST. Sorted by event within each split.
+    `timestamp` i64 [T]; `candidate` i32 [T, C] item codes; `label` f32 [T, C]; `split` i8 [T] TRAIN, VALIDATION or TEST. Sorted by event
+    within each split.
     """
 
     user: I64
@@ -67,7 +68,8 @@ def split_of_behavior(log: InteractionLog, config: ProtocolConfig) -> npt.NDArra
 
 def training_period_mask(log: InteractionLog, config: ProtocolConfig | None = None) -> npt.NDArray[np.bool_]:
     """Behaviors of the training period, the only source of vocabularies, popularity and negatives: bool [E]."""
-    return split_of_behavior(log, config or ProtocolConfig()) == TRAIN
+    known: npt.NDArray[np.bool_] = split_of_behavior(log, config or ProtocolConfig()) == TRAIN
+    return known
 
 
 def history_end(log: InteractionLog) -> I64:
@@ -101,7 +103,7 @@ def split_targets(log: InteractionLog, config: ProtocolConfig) -> Targets:
         event = np.flatnonzero(usable & (split == which))
         if len(event) == 0:
             raise ValueError(
-                f"no {('training', 'validation', 'test')[which]} target: a target needs {config.first_target} earlier behaviors of its user; "
+                f"no {('training', 'validation', 'test')[which]} target: it needs {config.first_target} earlier behaviors of its user; "
                 f"the longest of {log.num_users} users has {int(np.diff(log.user_start).max(initial=0))} in all"
             )
         event = _sample_per_user(event, user[event], per_user, rng)

@@ -96,8 +96,9 @@ def _validated(frame: pl.DataFrame, path: Path, skip: bool) -> tuple[pl.DataFram
     if "label" in frame.columns:
         label = pl.col("label").cast(pl.String)
         reasons.append(
-            pl.when(label.is_null() | ~label.is_in(["0", "1", "0.0", "1.0", "true", "false"]))
-            .then(pl.lit("label is not 0 or 1: ") + label.fill_null("missing"))
+            pl.when(label.is_null() | ~label.is_in(["0", "1", "0.0", "1.0", "true", "false"])).then(
+                pl.lit("label is not 0 or 1: ") + label.fill_null("missing")
+            )
         )
     reason = frame.select(pl.coalesce(reasons).alias("reason"))["reason"]
     bad = reason.is_not_null()

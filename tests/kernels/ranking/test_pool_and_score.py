@@ -37,7 +37,9 @@ def problem(n: int, k: int, length: int, extra: int, width: int = 16, seed: int 
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(("n", "k", "length", "extra"), [(1, 1, 1, 0), (3, 20, 7, 5), (65, 50, 300, 41), (5, 128, 40, 3), (4, 8, 0, 2), (0, 3, 4, 1)])
+@pytest.mark.parametrize(
+    ("n", "k", "length", "extra"), [(1, 1, 1, 0), (3, 20, 7, 5), (65, 50, 300, 41), (5, 128, 40, 3), (4, 8, 0, 2), (0, 3, 4, 1)]
+)
 def test_equals_the_reference(backend: str, n: int, k: int, length: int, extra: int) -> None:
     given = problem(n, k, length, extra, seed=n + k)
     found, truth = pool_and_score(**given, backend=backend), pool_and_score(**given, backend="reference")

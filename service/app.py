@@ -1,0 +1,107 @@
+"""The application: constructs every long-lived object once and hands them to the routes."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from model.runtime import ScoringRuntime
+from service.admission import Admission
+from service.api import create_router, document
+from service.behavior_store import BehaviorStore, StoreError, StoreFull
+from service.console import console_router
+from service.errors import Problem
+from service.file_store import FileStore
+from service.memory_store import MemoryStore
+from service.metrics import Metrics
+from service.request_context import RequestContext, on_bug, on_http_exception, on_problem, on_store_full
+from service.scorer import Scorer
+from service.settings import Settings
+
+_log = logging.getLogger("dare.service")
+
+
+def open_store(url: str) -> BehaviorStore:
+    """The behavior store of a URL: `memory:` or `file:DIR`. Raises: StoreError."""
+    if url == "memory:":
+        return MemoryStore()
+    if url.startswith("file:") and len(url) > len("file:"):
+        return FileStore(Path(url.removeprefix("file:")))
+    raise StoreError(f"store {url!r} is not known; use memory: or file:DIR")
+
+
+def create_app(settings: Settings, store: BehaviorStore | None = None, clock: Callable[[], float] = time.time) -> FastAPI:
+    """The service for a loaded model and an open store.
+
+    Args: `store` an open store to use, None opens `settings.store`; it is closed at shutdown. `clock` unix seconds.
+    Raises: ArtifactError, StoreError, ValueError for more workers than the store allows.
+    """
+    if settings.workers > 1:
+        raise ValueError(f"store {settings.store!r} lives in one process and workers is {settings.workers}; use --workers 1")
+    runtime = ScoringRuntime.load(
+        settings.artifacts, num_threads=settings.threads_per_request, search=settings.search_backend, ranking=settings.ranking_backend
+    )
+    behaviors = open_store(settings.store) if store is None else store
+    metrics = Metrics()
+    metrics.model.labels(runtime.version).set(1)
+    admission = Admission(settings.inference_threads, settings.queue_length, settings.queue_wait_ms / 1e3, settings.retry_after_s, metrics)
+    scorer = Scorer(settings, runtime, behaviors, metrics, admission)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        _log.info("serving %s", runtime.describe())
+        yield
+        admission.draining = True
+        scorer.close()
+        behaviors.close()
+
+    app = FastAPI(
+        title="dare-serving",
+        version="1",
+        description="Score candidates against a user's whole behavior history.",
+        lifespan=lifespan,
+        redoc_url=None,
+        separate_input_output_schemas=False,
+    )
+    app.include_router(create_router(settings, scorer, metrics, clock))
+    app.include_router(console_router(scorer))
+    _operations(app, runtime, admission, metrics)
+    document(app)
+    app.add_middleware(RequestContext, metrics=metrics)
+    app.add_exception_handler(Problem, on_problem)
+    app.add_exception_handler(StoreFull, on_store_full)
+    app.add_exception_handler(HTTPException, on_http_exception)
+    app.add_exception_handler(Exception, on_bug)
+    return app
+
+
+def _operations(app: FastAPI, runtime: ScoringRuntime, admission: Admission, metrics: Metrics) -> None:
+    @app.get("/livez", response_model=None, tags=["operations"])
+    async def livez() -> Response:
+        """The process answers."""
+        return _plain({"status": "alive"})
+
+    @app.get("/readyz", response_model=None, tags=["operations"])
+    async def readyz() -> Response:
+        """A model is loaded and the server is not draining; says which backends run and why."""
+        if admission.draining:
+            raise Problem(503, "draining", retry_after_s=1, kind="draining")
+        return _plain({"status": "ready", "model": runtime.describe()})
+
+    @app.get("/metrics", response_model=None, tags=["operations"])
+    async def prometheus() -> Response:
+        """Prometheus metrics."""
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4")
+
+
+def _plain(value: dict[str, Any]) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")

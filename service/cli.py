@@ -1,0 +1,145 @@
+"""The `dare` command. Each command's code is imported when it runs, so that `--help` is instant and serving loads no training code."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="DARE: train on click logs, score candidates against whole histories over HTTP.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Get data, or look at a folder in the tidy format.")
+app.add_typer(data_app, name="data")
+
+DataDir = Annotated[Path, typer.Option("--data", help="folder in the tidy format (docs/data.md)", show_default=False)]
+Artifacts = Annotated[Path, typer.Option("--artifacts", help="directory of model versions")]
+Version = Annotated[str | None, typer.Option("--version", help="model version; default: the current one")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON alone to standard output")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad-rows", help="leave bad rows out and report them, instead of refusing the file")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="seed of everything random")]
+Store = Annotated[str, typer.Option("--store", help="behavior store: memory: or file:DIR")]
+Host = Annotated[str, typer.Option("--host", envvar="HOST", help="address to listen on")]
+Port = Annotated[int, typer.Option("--port", envvar="PORT", min=0, max=65535, help="port to listen on")]
+
+
+@data_app.command("complete-journey")
+def data_complete_journey(
+    out: Annotated[Path, typer.Option("--out", help="folder to write")] = Path("data/complete-journey"), seed: Seed = 0
+) -> None:
+    """Write one year of grocery purchases (1.47 million, 2,469 households) in the tidy format."""
+    from service.commands.data import complete_journey
+
+    complete_journey(out, seed)
+
+
+@data_app.command("check")
+def data_check(folder: Path, skip_bad_rows: SkipBad = False, as_json: Json = False) -> None:
+    """Read a folder in the tidy format and describe it; bad rows are named by file, row and reason."""
+    from service.commands.data import check
+
+    check(folder, skip_bad_rows, as_json)
+
+
+@app.command()
+def train(
+    data: DataDir,
+    out: Annotated[Path, typer.Option("--out", help="directory of model versions to add to")] = Path("artifacts"),
+    preset: Annotated[str, typer.Option("--preset", help="default, demo (faster) or paper (as published)")] = "default",
+    seed: Seed = 0,
+    longest: Annotated[
+        int | None, typer.Option("--longest", min=1, help="use only the newest behaviors of a history; default: the preset's")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="passes over the training targets; default: the preset's")] = None,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="threads of training; part of what makes a run reproducible")] = 2,
+    fresh: Annotated[bool, typer.Option("--fresh", help="start again instead of resuming an interrupted training")] = False,
+    skip_bad_rows: SkipBad = False,
+    as_json: Json = False,
+) -> None:
+    """Train DARE and add it to the artifacts as the current version. Ctrl-C keeps a checkpoint; the same command resumes."""
+    from service.commands.training import train_command
+
+    train_command(data, out, preset, seed, longest, epochs, threads, fresh, skip_bad_rows, as_json)
+
+
+@app.command()
+def evaluate(
+    data: DataDir,
+    artifacts: Artifacts = Path("artifacts"),
+    version: Version = None,
+    counts: Annotated[bool, typer.Option("--counts", help="also the counts baseline on the very same rows")] = False,
+    skip_bad_rows: SkipBad = False,
+    as_json: Json = False,
+) -> None:
+    """Score the test rows with the artifact as it is served, without torch."""
+    from service.commands.evaluation import evaluate_command
+
+    evaluate_command(data, artifacts, version, counts, skip_bad_rows, as_json)
+
+
+@app.command()
+def load(
+    data: DataDir,
+    store: Annotated[str, typer.Option("--store", help="behavior store to fill: file:DIR")],
+    skip_bad_rows: SkipBad = False,
+) -> None:
+    """Fill a behavior store in bulk: every user of the data, replacing what the store held about them."""
+    from service.commands.serving import load_command
+
+    load_command(data, store, skip_bad_rows)
+
+
+@app.command()
+def serve(
+    artifacts: Artifacts = Path("artifacts"),
+    store: Store = "memory:",
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="worker processes; the in-process stores allow one")] = 1,
+) -> None:
+    """Serve the current model over HTTP. All other settings: docs/settings.md."""
+    from service.commands.serving import serve_command
+
+    serve_command(artifacts, store, host, port, workers)
+
+
+@app.command()
+def demo(
+    data: Annotated[Path, typer.Option("--data", help="folder for the demo's data")] = Path("data/complete-journey"),
+    artifacts: Artifacts = Path("artifacts"),
+    store: Annotated[str, typer.Option("--store", help="behavior store")] = "file:data/behaviors",
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+) -> None:
+    """Everything in one go: get the data, train if there is no model yet, fill the store, serve. What `make serve` runs."""
+    from service.commands.demo import demo_command
+
+    demo_command(data, artifacts, store, host, port)
+
+
+@app.command()
+def doctor(artifacts: Artifacts = Path("artifacts"), as_json: Json = False) -> None:
+    """Say what is installed, which backends run and why the others do not, and whether the artifacts are sound."""
+    from service.commands.doctor import doctor_command
+
+    doctor_command(artifacts, as_json)
+
+
+def main() -> None:
+    """Run the command; what the user can mend is one line, not a trace."""
+    from service.commands.failures import expected_failures
+
+    try:
+        app()
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        sys.exit(130)
+    except expected_failures() as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)

@@ -1,0 +1,1 @@
+"""The commands behind `dare`, one file each; imported when they run."""

@@ -1,0 +1,61 @@
+"""`dare doctor`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+from kernels import ranking_backends, search_backends
+from model.artifact import Artifact, ArtifactError, versions
+from service.commands.terminal import console, emit, table
+
+_PACKAGES = ("numpy", "fastapi", "uvicorn", "msgspec", "onnxruntime", "onnxruntime-gpu", "faiss-cpu", "faiss-gpu-cu12", "torch", "polars")
+_CLASHES = (("onnxruntime", "onnxruntime-gpu"), ("faiss-cpu", "faiss-gpu-cu12"))
+
+
+def doctor_command(artifacts: Path, as_json: bool) -> None:
+    """See `dare doctor`. Exits with 1 when something is wrong."""
+    found = {name: _version(name) for name in _PACKAGES}
+    problems = [
+        f"{first} and {second} are both installed and break each other: pip uninstall -y {first} {second}, then install the one you want"
+        for first, second in _CLASHES
+        if found[first] and found[second]
+    ]
+    models = []
+    for version in versions(artifacts):
+        try:
+            Artifact(artifacts, version)
+            models.append({"version": version, "state": "sound"})
+        except ArtifactError as error:
+            models.append({"version": version, "state": str(error)})
+            problems.append(str(error))
+    report: dict[str, Any] = {
+        "python": sys.version.split()[0],
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "packages": found,
+        "search_backends": {name: list(why) for name, why in search_backends().items()},
+        "ranking_backends": {name: list(why) for name, why in ranking_backends().items()},
+        "models": models,
+        "problems": problems,
+    }
+    table("Packages", [{"package": name, "version": version or "not installed"} for name, version in found.items()])
+    for kind in ("search", "ranking"):
+        rows = [{"backend": name, "runs": "yes" if able else "no", "why": why} for name, (able, why) in report[f"{kind}_backends"].items()]
+        table(f"Backends of {kind}, in the order of preference", rows)
+    table(f"Models in {artifacts}", models or [{"version": "none", "state": "train one with `dare train`"}])
+    console.print("\n".join(f"problem: {text}" for text in problems) or "no problem found", markup=False)
+    emit(report, as_json)
+    if problems:
+        raise SystemExit(1)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,30 @@
+"""`dare evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from model.evaluate import evaluate_runtime, train_config
+from model.runtime import ScoringRuntime
+from service.commands.data import read
+from service.commands.terminal import console, emit, progress_bar, table
+
+
+def evaluate_command(data: Path, artifacts: Path, version: str | None, counts: bool, skip_bad_rows: bool, as_json: bool) -> None:
+    """See `dare evaluate`."""
+    runtime = ScoringRuntime.load(artifacts, version)
+    log = read(data, skip_bad_rows)
+    with progress_bar() as bar:
+        task = bar.add_task("scoring the test rows", total=None, note="")
+        result = evaluate_runtime(runtime, log, lambda done, total: bar.update(task, completed=done, total=total))
+    rows: list[dict[str, Any]] = [{"model": runtime.version, **result}]
+    answer: dict[str, Any] = {**result, "model_version": runtime.version}
+    if counts:
+        from model.counts import counts_baseline
+
+        with console.status("fitting the counts baseline"):
+            answer["counts"] = counts_baseline(log, train_config(runtime).protocol)
+        rows.append({"model": "counts", **answer["counts"]})
+    table(f"test rows of {data}", rows)
+    emit(answer, as_json)

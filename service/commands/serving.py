@@ -1,0 +1,66 @@
+"""`dare serve` and `dare load`."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import uvicorn
+
+from service.app import create_app, open_store
+from service.behavior_store import BehaviorStore
+from service.commands.terminal import console
+from service.settings import Settings
+
+
+def serve_command(artifacts: Path, store: str, host: str, port: int, workers: int) -> None:
+    """See `dare serve`."""
+    settings = Settings(artifacts=artifacts, store=store, host=host, port=port, workers=workers)
+    run(settings)
+
+
+def run(settings: Settings, store: BehaviorStore | None = None) -> None:
+    """Serve until stopped."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    app = create_app(settings, store)
+    uvicorn.run(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_level="warning",
+        access_log=False,
+        backlog=512,
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=10,
+        server_header=False,
+        h11_max_incomplete_event_size=65_536,
+    )
+
+
+def load_command(data: Path, store: str, skip_bad_rows: bool) -> None:
+    """See `dare load`."""
+    if store == "memory:":
+        raise ValueError("--store memory: would be gone when this command ends; use file:DIR")
+    opened = open_store(store)
+    try:
+        users, behaviors = load_into(opened, data, skip_bad_rows)
+    finally:
+        opened.close()
+    console.print(f"{behaviors:,} behaviors of {users:,} users are in {store}")
+
+
+def load_into(store: BehaviorStore, data: Path, skip_bad_rows: bool = False) -> tuple[int, int]:
+    """Fill a store with every user of a tidy folder; returns users and behaviors."""
+    from model.item_hash import hash_item_ids
+    from service.commands.data import read
+
+    log = read(data, skip_bad_rows)
+    item_hash = hash_item_ids(log.item_id)
+    loaded = 0
+    with console.status("filling the behavior store"):
+        for user, user_id in enumerate(log.user_id):
+            rows = slice(int(log.user_start[user]), int(log.user_start[user + 1]))
+            if rows.stop > rows.start:
+                loaded += store.load(user_id, item_hash[log.item[rows]], log.timestamp[rows].astype(np.int64))
+    return log.num_users, loaded

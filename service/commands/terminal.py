@@ -1,0 +1,46 @@
+"""What the commands print: progress and tables to standard error, JSON to standard output."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+console = Console(stderr=True)
+
+
+def progress_bar() -> Progress:
+    """A progress display with time spent and time left."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, TextColumn("{task.fields[note]}"), console=console)
+
+
+def table(title: str, rows: list[dict[str, Any]]) -> None:
+    """Rows with the same keys as a table."""
+    made = Table(title=title, title_justify="left")
+    for name in rows[0]:
+        made.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right")
+    for row in rows:
+        made.add_row(
+            *(
+                f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+                for value in row.values()
+            )
+        )
+    console.print(made)
+
+
+def emit(value: Any, as_json: bool) -> None:
+    """JSON to standard output, when asked for."""
+    if as_json:
+        print(json.dumps(value, indent=1, sort_keys=True))

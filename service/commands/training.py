@@ -1,0 +1,75 @@
+"""`dare train`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from model.config import PRESETS, TrainConfig
+from model.dataset import Dataset, prepare
+from model.export import export
+from model.train import Progress, Trained, evaluate_examples, predict, train
+from service.commands.data import read
+from service.commands.terminal import console, emit, progress_bar, table
+
+
+def train_command(
+    data: Path,
+    out: Path,
+    preset: str,
+    seed: int,
+    longest: int | None,
+    epochs: int | None,
+    threads: int,
+    fresh: bool,
+    skip_bad_rows: bool,
+    as_json: bool,
+) -> None:
+    """See `dare train`."""
+    if preset not in PRESETS:
+        raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    config = replace(PRESETS[preset](seed), num_threads=threads)
+    if longest is not None:
+        config = replace(config, model=replace(config.model, longest=longest))
+    if epochs is not None:
+        config = replace(config, epochs=epochs)
+    emit(train_on(data, out, config, fresh, skip_bad_rows), as_json)
+
+
+def train_on(folder: Path, out: Path, config: TrainConfig, fresh: bool = False, skip_bad_rows: bool = False) -> dict[str, Any]:
+    """Train on a tidy folder and export; returns what happened, as plain JSON values."""
+    log = read(folder, skip_bad_rows)
+    checkpoint = out / ".training" / "checkpoint.pt"
+    if fresh:
+        checkpoint.unlink(missing_ok=True)
+    with console.status("preparing") as status:
+        dataset = prepare(log, config, lambda text: status.update(f"preparing: {text}"))
+    console.print(f"{len(dataset.train.chosen):,} training targets of {log.num_users:,} users, {dataset.vocabulary.num_items:,} item rows")
+    trained = _with_progress(config, dataset, checkpoint)
+    with console.status("scoring the test rows"):
+        test = evaluate_examples(predict(trained.model, log, dataset.vocabulary, dataset.test), dataset.test, dataset.vocabulary)
+    metrics = {"test": test, "curve": trained.curve, "seconds": round(trained.seconds, 1), "rows_per_s": round(trained.rows_per_s)}
+    version = export(trained.model, dataset, config, metrics, out)
+    checkpoint.unlink(missing_ok=True)
+    table(f"{version} on the test rows", [test])
+    console.print(f"written to {out / version}, now current; trained in {trained.seconds:.0f} s at {trained.rows_per_s:,.0f} rows/s")
+    return {"version": version, **metrics}
+
+
+def _with_progress(config: TrainConfig, dataset: Dataset, checkpoint: Path) -> Trained:
+    if checkpoint.exists():
+        console.print(f"resuming from {checkpoint}")
+    with progress_bar() as bar:
+        task = bar.add_task("training", total=None, note="")
+
+        def report(progress: Progress) -> None:
+            best = "" if progress.best_auc is None else f", best validation AUC {progress.best_auc:.4f}"
+            note = f"loss {progress.loss:.4f}, {progress.rows_per_s:,.0f} rows/s{best}"
+            bar.update(task, completed=progress.step, total=progress.total, note=note)
+
+        try:
+            return train(config, dataset, checkpoint, report)
+        except KeyboardInterrupt:
+            console.print(f"interrupted; {checkpoint} is kept, run the same command again to resume")
+            raise

@@ -1,0 +1,33 @@
+"""Prometheus metrics of one process, in a registry of their own."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+STAGES = ("queue", "store", "search", "rank", "total")
+_BUCKETS = (0.0002, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+
+
+class Metrics:
+    """What `GET /metrics` shows."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter("dare_requests", "Answers by route and status.", ["route", "status"], registry=self.registry)
+        self.stage = Histogram("dare_stage_seconds", "Time of each stage of scoring.", ["stage"], buckets=_BUCKETS, registry=self.registry)
+        self.refused = Counter("dare_refused", "Requests refused by admission.", ["reason"], registry=self.registry)
+        self.in_flight = Gauge("dare_in_flight", "Requests being scored now.", registry=self.registry)
+        self.candidates = Counter("dare_candidates", "Candidates scored.", registry=self.registry)
+        self.behaviors = Counter("dare_behaviors", "Behaviors posted, by outcome.", ["outcome"], registry=self.registry)
+        self.user_cache = Counter("dare_user_cache", "Look-ups of prepared users, by outcome.", ["outcome"], registry=self.registry)
+        self.user_cache_bytes = Gauge("dare_user_cache_bytes", "Bytes of prepared users held.", registry=self.registry)
+        self.model = Gauge("dare_model_info", "The model version served.", ["version"], registry=self.registry)
+
+    def observe(self, stages_ms: dict[str, float]) -> None:
+        """Record the stage times of one answer."""
+        for name, value in stages_ms.items():
+            self.stage.labels(name).observe(value / 1e3)
+
+    def text(self) -> bytes:
+        """The exposition format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,91 @@
+"""What every request gets, around the routes: an id, a count, a problem document for whatever goes wrong."""
+
+from __future__ import annotations
+
+import logging
+import string
+import uuid
+
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import Problem, problem_response
+from service.metrics import Metrics
+
+_log = logging.getLogger("dare.service")
+_ALLOWED = frozenset(string.ascii_letters + string.digits + "-_.:/+=")
+
+
+def request_id_of(request: Request) -> str:
+    """The id given to this request."""
+    request_id: str = request.scope["state"]["request_id"]
+    return request_id
+
+
+class RequestContext:
+    """ASGI middleware: takes or makes `X-Request-ID`, answers it back, counts answers by route and status."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _given_id(scope) or uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        status = 500
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            route = scope.get("route")
+            self._metrics.requests.labels(getattr(route, "path", "unmatched"), str(status)).inc()
+
+
+def _given_id(scope: Scope) -> str | None:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            text: str = value.decode("latin-1")
+            return text if 0 < len(text) <= 128 and set(text) <= _ALLOWED else None
+    return None
+
+
+async def on_problem(request: Request, error: Exception) -> Response:
+    """A `Problem` as its document."""
+    assert isinstance(error, Problem)
+    return problem_response(error, request_id_of(request))
+
+
+async def on_store_full(request: Request, error: Exception) -> Response:
+    """A full store refuses behaviors; scoring goes on."""
+    return problem_response(Problem(503, str(error), retry_after_s=5, kind="store-full"), request_id_of(request))
+
+
+async def on_http_exception(request: Request, error: Exception) -> Response:
+    """The framework's own errors (unknown path, wrong method)."""
+    assert isinstance(error, HTTPException)
+    detail = {404: f"no such path: {request.url.path[:200]}", 405: f"{request.method} is not allowed here"}.get(
+        error.status_code, str(error.detail)
+    )
+    response = problem_response(Problem(error.status_code, detail), request_id_of(request))
+    for name, value in (error.headers or {}).items():
+        response.headers[name] = value
+    return response
+
+
+async def on_bug(request: Request, error: Exception) -> Response:
+    """Anything unforeseen: a generic answer, the trace in the log under the same request id."""
+    _log.error("request %s: %s %s failed", request_id_of(request), request.method, request.url.path, exc_info=error)
+    return problem_response(Problem(500, "internal error; the log names it under this request_id"), request_id_of(request))

@@ -1,0 +1,241 @@
+"""The story of one request: admit, read the user's behaviors, prepare or extend the user, score, explain."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+
+from model.item_hash import hash_item_id, hash_item_ids
+from model.runtime import Kept, Scored, ScoringRuntime
+from model.user_state import UserState
+from service.admission import Admission, Deadline
+from service.behavior_store import U64, Appended, BehaviorSequence, BehaviorStore, NewBehavior
+from service.errors import Problem, shown
+from service.metrics import Metrics
+from service.schemas import (
+    BehaviorsRequest,
+    Explanation,
+    RecommendAnswer,
+    RecommendedItem,
+    RecommendRequest,
+    ScoreAnswer,
+    ScoreRequest,
+    StoredBehavior,
+    UserBehaviorsAnswer,
+    id_text,
+    id_texts,
+)
+from service.settings import Settings
+from service.user_cache import UserCache
+
+Result = TypeVar("Result")
+
+
+@dataclass(slots=True)
+class Stages:
+    """Times of one request's stages, ms."""
+
+    queue: float = 0.0
+    store: float = 0.0
+    search: float = 0.0
+    rank: float = 0.0
+
+
+class Scorer:
+    """Answers requests; inference runs in its threads, never on the event loop."""
+
+    def __init__(self, settings: Settings, runtime: ScoringRuntime, store: BehaviorStore, metrics: Metrics, admission: Admission) -> None:
+        self._settings = settings
+        self.runtime = runtime
+        self.store = store
+        self._metrics = metrics
+        self._admission = admission
+        self._cache = UserCache(runtime, settings.user_cache_bytes, metrics)
+        self._threads = ThreadPoolExecutor(settings.inference_threads, thread_name_prefix="score")
+
+    async def score(self, request: ScoreRequest, request_id: str, now: int, stages: Stages, started: float) -> ScoreAnswer:
+        """Score the request's candidates. Raises: Problem."""
+        candidates = self._checked(request)
+        deadline = Deadline(request.budget_ms, started)
+        return await self._inference(lambda: self._score(request, candidates, request_id, now, stages), deadline, stages)
+
+    async def recommend(self, request: RecommendRequest, request_id: str, now: int, stages: Stages, started: float) -> RecommendAnswer:
+        """Retrieve, score and order candidates. Raises: Problem."""
+        self._check_model(request.model_version)
+        self._check_explain(request.explain)
+        id_text(str(request.user_id), "/user_id")
+        deadline = Deadline(request.budget_ms, started)
+        return await self._inference(lambda: self._recommend(request, request_id, now, stages), deadline, stages)
+
+    async def append(self, request: BehaviorsRequest) -> Appended:
+        """Store the posted behaviors, all or nothing. Raises: Problem, StoreFull."""
+        new, count = [], dict[str, int]()
+        if len(request.behaviors) > self._settings.max_posted_behaviors:
+            raise Problem(
+                422, f"at most {self._settings.max_posted_behaviors} behaviors, got {len(request.behaviors)}", pointer="/behaviors"
+            )
+        for place, posted in enumerate(request.behaviors):
+            user_id = id_text(posted.user_id, f"/behaviors/{place}/user_id")
+            count[user_id] = count.get(user_id, 0) + 1
+            item_hash = hash_item_id(id_text(posted.item_id, f"/behaviors/{place}/item_id"))
+            event = posted.event_id
+            event_hash = None if event is None else hash_item_id(id_text(event, f"/behaviors/{place}/event_id"))
+            new.append(NewBehavior(user_id, item_hash, posted.timestamp, event_hash))
+        most = max(count, key=lambda user_id: count[user_id])
+        if count[most] > self._settings.max_posted_per_user:
+            limit = self._settings.max_posted_per_user
+            raise Problem(422, f"at most {limit} behaviors for one user, got {count[most]} for {shown(most)}", pointer="/behaviors")
+        appended = await asyncio.to_thread(self.store.append, new)
+        self._metrics.behaviors.labels("accepted").inc(appended.accepted)
+        self._metrics.behaviors.labels("duplicate").inc(appended.duplicates)
+        return appended
+
+    def behaviors(self, user_id: str, limit: int, before: int | None, request_id: str) -> UserBehaviorsAnswer:
+        """The user's newest behaviors before a time, newest first."""
+        sequence = self.store.read(user_id)
+        end = len(sequence) if before is None else int(np.searchsorted(sequence.timestamp, before, side="left"))
+        listed = [self._stored(sequence, place) for place in range(end - 1, max(-1, end - 1 - limit), -1)]
+        return UserBehaviorsAnswer(request_id, user_id, len(sequence), listed)
+
+    def delete(self, user_id: str) -> int:
+        """Erase everything held about the user."""
+        erased = self.store.delete(user_id)
+        self._cache.forget(user_id)
+        return erased
+
+    def close(self) -> None:
+        """Finish what runs, then let go of the threads."""
+        self._threads.shutdown(wait=True)
+
+    async def _inference(self, work: Callable[[], Result], deadline: Deadline, stages: Stages) -> Result:
+        async with self._admission.permit(deadline) as waited_ms:
+            stages.queue = waited_ms
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def _checked(self, request: ScoreRequest) -> U64:
+        """Candidate hashes of a request whose fields agree with each other and with the limits."""
+        self._check_model(request.model_version)
+        self._check_explain(request.explain)
+        limit = self._settings.max_candidates
+        if len(request.candidates) > limit:
+            raise Problem(422, f"at most {limit} candidates, got {len(request.candidates)}", pointer="/candidates")
+        inline, known = request.behaviors is not msgspec.UNSET, request.user_id is not msgspec.UNSET
+        if inline == known:
+            raise Problem(422, f"give either user_id or behaviors, got {'both' if inline else 'neither'}", pointer="/user_id")
+        if isinstance(request.behaviors, list):
+            most = self._settings.max_inline_behaviors
+            if len(request.behaviors) > most:
+                raise Problem(422, f"at most {most} behaviors, got {len(request.behaviors)}", pointer="/behaviors")
+        else:
+            id_text(str(request.user_id), "/user_id")
+        return hash_item_ids(id_texts(request.candidates, "/candidates"))
+
+    def _check_model(self, version: str | None) -> None:
+        if version is not None and version != self.runtime.version:
+            raise Problem(409, f"model_version {shown(version)} is not served; {self.runtime.version} is", pointer="/model_version")
+
+    def _check_explain(self, explain: int) -> None:
+        if explain > self.runtime.max_kept:
+            raise Problem(422, f"explain is at most {self.runtime.max_kept} (what search keeps), got {explain}", pointer="/explain")
+
+    def _score(self, request: ScoreRequest, candidates: U64, request_id: str, now: int, stages: Stages) -> ScoreAnswer:
+        started = time.perf_counter()
+        timestamp = now if request.timestamp is None else request.timestamp
+        if request.user_id is msgspec.UNSET:
+            sequence = self._inline(request)
+            user_id = None
+        else:
+            user_id = str(request.user_id)
+            sequence = self.store.read(user_id)
+        state = self._state(user_id, sequence, timestamp)
+        stages.store = (time.perf_counter() - started) * 1e3
+        scored = self._scored(state, candidates, timestamp, request.explain, stages)
+        return ScoreAnswer(
+            request_id=request_id,
+            model_version=self.runtime.version,
+            scores=scored.click_probability_N.tolist(),
+            sequence_length=len(sequence),
+            sequence_length_used=state.length,
+            unknown_candidates=np.flatnonzero(scored.unknown_N).tolist(),
+            degraded=False,
+            degraded_reason=None,
+            explanations=msgspec.UNSET if scored.kept is None else self._explanations(state, scored.kept, range(len(candidates))),
+        )
+
+    def _recommend(self, request: RecommendRequest, request_id: str, now: int, stages: Stages) -> RecommendAnswer:
+        started = time.perf_counter()
+        timestamp = now if request.timestamp is None else request.timestamp
+        user_id = str(request.user_id)
+        sequence = self.store.read(user_id)
+        state = self._state(user_id, sequence, timestamp)
+        stages.store = (time.perf_counter() - started) * 1e3
+        pool = self.runtime.retrieve(state, max(request.pool, request.limit), request.exclude_seen)
+        scored = self._scored(state, pool, timestamp, request.explain, stages)
+        best = np.argsort(-scored.click_probability_N, kind="stable")[: request.limit].tolist()
+        kept: Sequence[list[Explanation] | msgspec.UnsetType] = (
+            [msgspec.UNSET] * len(best) if scored.kept is None else self._explanations(state, scored.kept, best)
+        )
+        items = [
+            RecommendedItem(
+                self.runtime.item_id(int(pool[place])) or "",
+                float(scored.click_probability_N[place]),
+                self.runtime.item_text(int(pool[place])),
+                explanation,
+            )
+            for place, explanation in zip(best, kept, strict=True)
+        ]
+        return RecommendAnswer(request_id, self.runtime.version, items, len(pool), len(sequence), state.length, False, None)
+
+    def _inline(self, request: ScoreRequest) -> BehaviorSequence:
+        behaviors = request.behaviors
+        assert behaviors is not msgspec.UNSET
+        texts = id_texts([behavior.item_id for behavior in behaviors], "/behaviors")
+        timestamp = np.array([behavior.timestamp for behavior in behaviors], dtype=np.int64)
+        order = np.argsort(timestamp, kind="stable")
+        return BehaviorSequence(hash_item_ids(texts)[order], timestamp[order], -1)
+
+    def _state(self, user_id: str | None, sequence: BehaviorSequence, timestamp: int) -> UserState:
+        """The prepared user as of the request's time: behaviors later than it are ignored."""
+        known = int(np.searchsorted(sequence.timestamp, timestamp, side="right"))
+        if known == len(sequence) and user_id is not None and len(sequence):
+            return self._cache.state(user_id, sequence)
+        return self.runtime.prepare(sequence.item_hash[:known], sequence.timestamp[:known])
+
+    def _scored(self, state: UserState, candidates: U64, timestamp: int, explain: int, stages: Stages) -> Scored:
+        scored = self.runtime.score(state, candidates, timestamp, explain)
+        if not np.isfinite(scored.click_probability_N).all():
+            raise RuntimeError("a click probability is not finite")
+        stages.search, stages.rank = scored.search_ms, scored.rank_ms
+        self._metrics.candidates.inc(len(candidates))
+        return scored
+
+    def _explanations(self, state: UserState, kept: Kept, rows: range | list[int]) -> list[list[Explanation]]:
+        length = state.length
+        return [
+            [
+                Explanation(
+                    item_id=self.runtime.item_id(int(state.item_hash_L[place])),
+                    item_hash=str(int(state.item_hash_L[place])),
+                    timestamp=int(state.timestamp_L[place]),
+                    recency=length - place,
+                    score=float(kept.score_NE[row, rank]),
+                    weight=float(kept.weight_NE[row, rank]),
+                    text=self.runtime.item_text(int(state.item_hash_L[place])),
+                )
+                for rank, place in enumerate(kept.index_NE[row].tolist())
+                if place >= 0
+            ]
+            for row in rows
+        ]
+
+    def _stored(self, sequence: BehaviorSequence, place: int) -> StoredBehavior:
+        item_hash = int(sequence.item_hash[place])
+        timestamp = int(sequence.timestamp[place])
+        return StoredBehavior(self.runtime.item_id(item_hash), str(item_hash), timestamp, self.runtime.item_text(item_hash))

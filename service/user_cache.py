@@ -1,0 +1,67 @@
+"""Prepared users, kept between requests within a limit in bytes."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+
+from model.runtime import ScoringRuntime
+from model.user_state import UserState
+from service.behavior_store import BehaviorSequence
+from service.metrics import Metrics
+
+
+class UserCache:
+    """`UserState`s by (user, epoch, length), least recently used out first.
+
+    A user whose sequence only grew is extended; any other change prepares the user anew.
+    """
+
+    def __init__(self, runtime: ScoringRuntime, max_bytes: int, metrics: Metrics) -> None:
+        self._runtime = runtime
+        self._max_bytes = max_bytes
+        self._metrics = metrics
+        self._held: OrderedDict[str, tuple[int, int, UserState]] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def state(self, user_id: str, sequence: BehaviorSequence) -> UserState:
+        """The prepared form of the user's sequence."""
+        length = len(sequence)
+        with self._lock:
+            held = self._held.get(user_id)
+            if held is not None:
+                self._held.move_to_end(user_id)
+        if held is not None and held[0] == sequence.epoch and held[1] == length:
+            self._metrics.user_cache.labels("hit").inc()
+            return held[2]
+        if held is not None and held[0] == sequence.epoch and held[1] < length:
+            self._metrics.user_cache.labels("extended").inc()
+            state = self._runtime.extend(held[2], sequence.item_hash[held[1] :], sequence.timestamp[held[1] :])
+        else:
+            self._metrics.user_cache.labels("prepared").inc()
+            state = self._runtime.prepare(sequence.item_hash, sequence.timestamp)
+        self._hold(user_id, sequence.epoch, length, state)
+        return state
+
+    def forget(self, user_id: str) -> None:
+        """Drop what is held about the user."""
+        with self._lock:
+            self._drop(user_id)
+
+    def _hold(self, user_id: str, epoch: int, length: int, state: UserState) -> None:
+        with self._lock:
+            newer = self._held.get(user_id)
+            if newer is not None and (newer[0], newer[1]) > (epoch, length):
+                return  # another request has seen more behaviors meanwhile
+            self._drop(user_id)
+            self._held[user_id] = (epoch, length, state)
+            self._bytes += state.nbytes
+            while self._bytes > self._max_bytes and self._held:
+                self._drop(next(iter(self._held)))
+            self._metrics.user_cache_bytes.set(self._bytes)
+
+    def _drop(self, user_id: str) -> None:
+        held = self._held.pop(user_id, None)
+        if held is not None:
+            self._bytes -= held[2].nbytes
