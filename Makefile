@@ -1,0 +1,52 @@
+# Two commands are enough: `make serve` and `make test`. Everything lives in .venv; nothing needs root.
+PYTHON ?= python3
+# The CPU build is much smaller than the default one on Linux: see README, "Installing".
+TORCH ?= torch==2.13.0
+HOST ?= 127.0.0.1
+PORT ?= 8000
+URL ?= http://$(HOST):$(PORT)
+USERS ?= 8
+SECONDS ?= 30
+
+BIN := .venv/bin
+STAMP := .venv/.set-up
+
+.PHONY: help setup serve test check load clean
+
+help:
+	@echo "make serve   set up, get real data, train if there is no model, serve on http://$(HOST):$(PORT) (HOST, PORT to change)"
+	@echo "make test    set up, then lint, types, import arrows and the whole test suite"
+	@echo "make setup   create .venv with the pinned dependencies (quick when nothing changed)"
+	@echo "make load    load-test a running service at URL for SECONDS with USERS clients"
+	@echo "make clean   remove .venv and caches; data/ and artifacts/ stay"
+
+setup: $(STAMP)
+
+$(STAMP): requirements/lock.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0])'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/lock.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $(STAMP)
+
+serve: setup
+	$(BIN)/dare demo --host $(HOST) --port $(PORT)
+
+test: check
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+load: setup
+	mkdir -p build
+	$(BIN)/locust -f loadtest/locustfile.py --headless --host $(URL) --users $(USERS) --spawn-rate $(USERS) --run-time $(SECONDS)s \
+		--html build/load.html --json-file build/load --only-summary
+	@echo "HTML report: build/load.html"
+
+clean:
+	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .coverage*

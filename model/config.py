@@ -65,7 +65,7 @@ class TrainConfig:
     min_item_count: int = 5
     statistic_windows: int = 5
     taste_width: int = 64
-    num_threads: int = 2
+    num_threads: int = 1
 
     def __post_init__(self) -> None:
         for name in (

@@ -23,6 +23,7 @@ def serve_command(artifacts: Path, store: str, host: str, port: int, workers: in
 def run(settings: Settings, store: BehaviorStore | None = None) -> None:
     """Serve until stopped."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("faiss").setLevel(logging.WARNING)
     app = create_app(settings, store)
     uvicorn.run(
         app,
