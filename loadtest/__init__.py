@@ -1,0 +1,1 @@
+"""A stranger to the service: measures it over HTTP and imports nothing of it."""
