@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
 PERCENTILES = (50, 90, 95, 99, 99.9)
+SHOWN = ("p50_ms", "p90_ms", "p99_ms", "max_ms")
+"""Columns of the table; the JSON has all of them."""
 
 
 def parse_server_timing(header: str) -> dict[str, float]:
@@ -77,17 +80,18 @@ def summary(samples: Sequence[float]) -> dict[str, float]:
 def show(report: dict[str, Any], console: Console) -> None:
     """Print a report's stage rows, errors and verdict."""
     rows: list[dict[str, Any]] = report["rows"]
-    columns = [*(f"p{percentile:g}_ms" for percentile in PERCENTILES), "max_ms"]
-    table = Table(title=report.get("title", "Times, ms"))
+    table = Table(title=report.get("title", "Times, ms"), box=SIMPLE)
     for name in ("path", "stage"):
-        table.add_column(name)
-    for name in ("count", "mean_ms", *columns):
-        table.add_column(name.removesuffix("_ms"), justify="right")
+        table.add_column(name, no_wrap=True)
+    for name in ("count", *SHOWN):
+        table.add_column(name.removesuffix("_ms"), justify="right", no_wrap=True)
     previous = None
     for row in rows:
-        table.add_section() if previous not in (None, row["path"]) else None
+        again = row["path"] == previous
+        if previous is not None and not again:
+            table.add_section()
         previous = row["path"]
-        table.add_row(row["path"], row["stage"], str(row["count"]), *(f"{row[name]:.2f}" for name in ("mean_ms", *columns)))
+        table.add_row("" if again else row["path"], row["stage"], str(row["count"]), *(f"{row[name]:.2f}" for name in SHOWN))
     console.print(table)
     for kind, count in report.get("errors", {}).items():
         console.print(f"error: {count} x {kind}", markup=False)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 DAY_S = 86_400
+_ITEMS_PER_CANDIDATE = 20
 _BEHAVIORS_PER_USER = 1000
 _RECOMMENDED_PER_USER = 500
 _RECOMMENDING_USERS = 20
@@ -33,8 +34,8 @@ class Population:
     item_ids: tuple[str, ...]
 
 
-def survey(url: str, users: int, enough_items: int, user_file: Path | None = None, timeout_s: float = 30.0) -> Population:
-    """Ask the service at `url` for at most `users` users, and for item ids until `enough_items` are known or no more can be had.
+def survey(url: str, users: int, candidates: int, user_file: Path | None = None, timeout_s: float = 30.0) -> Population:
+    """Ask the service at `url` for at most `users` users, and for items until requests of `candidates` have enough to draw from.
 
     Args: `user_file` one user id per line, instead of the users that the service's console lists.
     Raises: SurveyError; ValueError for `users` below 1.
@@ -45,6 +46,7 @@ def survey(url: str, users: int, enough_items: int, user_file: Path | None = Non
     user_ids = (service.listed_users() if user_file is None else _users_of(user_file))[:users]
     if not user_ids:
         raise SurveyError(f"{url}: no user to ask for; fill the behavior store, or give a file of user ids")
+    enough_items = _ITEMS_PER_CANDIDATE * candidates
     newest: dict[str, int] = {}
     items: dict[str, None] = {}
     for user_id in user_ids:

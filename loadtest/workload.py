@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from loadtest.survey import DAY_S, Population
 
 SCORE, RECOMMEND, BEHAVIORS = "/v1/score", "/v1/recommend", "/v1/behaviors"
-DEFAULT_MIX = {SCORE: 0.8, RECOMMEND: 0.1, BEHAVIORS: 0.1}
+DEFAULT_MIX = "score=80,recommend=10,behaviors=10"
 DEFAULT_CANDIDATES = 500
 DEFAULT_ZIPF = 1.0
 _SECONDS_BETWEEN_BEHAVIORS = 20
@@ -63,7 +63,8 @@ class Workload:
     the longest), candidates uniformly and without repetition from the known items. Request times are explicit: a day after the user's
     newest behavior, posted ones included. A posted behavior is newer than all of its user's, as live traffic is.
 
-    Args: `run_id` makes the event ids of two runs differ.
+    Args: `mix` as `parse_mix` reads it; `run_id` makes the event ids of two runs differ.
+    Raises: ValueError for a mix that cannot be read or fewer than one candidate.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Workload:
         candidates: int = DEFAULT_CANDIDATES,
         seed: int = 0,
         zipf: float = DEFAULT_ZIPF,
-        mix: Mapping[str, float] = DEFAULT_MIX,
+        mix: str = DEFAULT_MIX,
         run_id: str,
     ) -> None:
         if candidates < 1:
@@ -82,8 +83,8 @@ class Workload:
         self._candidates = candidates
         self._random = np.random.default_rng(seed)
         self._user_share = zipf_weights(len(population.user_ids), zipf)
-        self._paths = tuple(mix)
-        self._path_share = np.array([mix[path] for path in self._paths]) / sum(mix.values())
+        share = parse_mix(mix)
+        self._paths, self._path_share = tuple(share), np.array(list(share.values()))
         self._newest = dict(population.newest)
         self._event_ids = (f"{run_id}-{number}" for number in itertools.count())
         self._lock = threading.Lock()
