@@ -80,12 +80,14 @@ async def run(url: str, requests: Sequence[Request], rate: float, *, connections
 async def _one(pool: Connections, request: Request, intended: float, timeout_s: float, measured: Measured) -> None:
     measured.late_ms.append((time.perf_counter() - intended) * 1e3)
     measured.sent += 1
+    stages: dict[str, float] = {}
     try:
         answer = await pool.send(request, timeout_s)
         error = _refusal(request, answer)
+        stages = parse_server_timing(answer.headers.get("server-timing", ""))
     except TimeoutError:
         error = f"{request.path}: no answer within {timeout_s:g} s"
-    except (OSError, AnswerError) as failure:
+    except (OSError, AnswerError, ValueError) as failure:
         error = f"{request.path}: {type(failure).__name__}: {failure}"
     latency_ms = (time.perf_counter() - intended) * 1e3
     if error is not None:
@@ -93,7 +95,7 @@ async def _one(pool: Connections, request: Request, intended: float, timeout_s: 
         measured.error_ms.append(latency_ms)
         return
     measured.times.add(request.path, LATENCY, latency_ms)
-    for stage, value_ms in parse_server_timing(answer.headers.get("server-timing", "")).items():
+    for stage, value_ms in stages.items():
         measured.times.add(request.path, stage, value_ms)
 
 
