@@ -31,10 +31,12 @@ RUN groupadd --gid 10001 dare \
     && install -d -o dare -g dare -m 0700 /data \
     && install -d /artifacts
 COPY --from=build /opt/venv /opt/venv
+# OMP_NUM_THREADS: requests are scored side by side, a pool of BLAS threads within each costs a third of the capacity (docs/operations.md).
 # ORT_DISABLE_TELEMETRY: from 1.29 on, onnxruntime's Linux builds upload usage events unless it is set. Nothing here phones home.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
+    OMP_NUM_THREADS=1 \
     ORT_DISABLE_TELEMETRY=1
 USER 10001:10001
 WORKDIR /data
