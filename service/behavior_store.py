@@ -40,7 +40,7 @@ class NewBehavior:
 class BehaviorSequence:
     """One user's behaviors, oldest first, ordered by (timestamp, arrival): read-only views that never change.
 
-    While `epoch` stays the same, a longer sequence is this one with newer behaviors at its end.
+    While `epoch` stays the same, a longer sequence is this one with newer behaviors at its end, and one of equal length is this one.
     """
 
     item_hash: U64

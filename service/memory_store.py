@@ -11,11 +11,14 @@ import numpy as np
 from service.behavior_store import EMPTY, I64, MAX_LENGTH, REMEMBERED_EVENTS, U64, Appended, BehaviorSequence, NewBehavior
 
 _SLACK = 1024
-"""Behaviors over the maximum before a user is trimmed, so that the trim costs little per append."""
+"""Behaviors over the maximum before a user's arrays are cut, so that the cut costs little per append."""
 
 
 class _User:
-    """One user's behaviors. Readers hold views of the arrays: rows below `length` are never rewritten, late behaviors get new arrays."""
+    """One user's behaviors. Readers hold views of the arrays: rows below `length` are never rewritten, late behaviors get new arrays.
+
+    The arrays may hold up to `_SLACK` behaviors more than a reader is shown.
+    """
 
     __slots__ = ("epoch", "event", "item_hash", "length", "timestamp")
 
@@ -26,8 +29,8 @@ class _User:
         self.epoch = epoch
         self.event: OrderedDict[int, None] = OrderedDict()
 
-    def view(self) -> BehaviorSequence:
-        rows = slice(max(0, self.length - MAX_LENGTH), self.length)
+    def view(self, max_length: int) -> BehaviorSequence:
+        rows = slice(max(0, self.length - max_length), self.length)
         item_hash, timestamp = self.item_hash[rows], self.timestamp[rows]
         item_hash.flags.writeable = timestamp.flags.writeable = False
         return BehaviorSequence(item_hash, timestamp, self.epoch)
@@ -38,9 +41,13 @@ class _User:
 
 
 class MemoryStore:
-    """See `service.behavior_store.BehaviorStore`. Epochs are never used twice, not even by a user erased and seen again."""
+    """See `service.behavior_store.BehaviorStore`. Epochs are never used twice, not even by a user erased and seen again.
 
-    def __init__(self) -> None:
+    Args: `max_length` newest behaviors kept of one user.
+    """
+
+    def __init__(self, max_length: int = MAX_LENGTH) -> None:
+        self._max_length = max_length
         self._user: dict[str, _User] = {}
         self._lock = threading.Lock()
         self._epoch = 0
@@ -58,17 +65,17 @@ class MemoryStore:
         """See `BehaviorStore.load`. Raises: ValueError when the times are not sorted."""
         if len(timestamp) > 1 and (np.diff(timestamp) < 0).any():
             raise ValueError(f"user {user_id!r}: timestamps must be sorted, oldest first")
-        kept = slice(max(0, len(item_hash) - MAX_LENGTH), None)
+        kept = slice(max(0, len(item_hash) - self._max_length), None)
         with self._lock:
             self._write_load(user_id, item_hash[kept], timestamp[kept])
             self._apply_load(user_id, item_hash[kept], timestamp[kept])
-        return min(len(item_hash), MAX_LENGTH)
+        return min(len(item_hash), self._max_length)
 
     def read(self, user_id: str) -> BehaviorSequence:
         """See `BehaviorStore.read`."""
         with self._lock:
             user = self._user.get(user_id)
-            return EMPTY if user is None else user.view()
+            return EMPTY if user is None else user.view(self._max_length)
 
     def delete(self, user_id: str) -> int:
         """See `BehaviorStore.delete`."""
@@ -81,12 +88,12 @@ class MemoryStore:
             except BaseException:
                 self._user[user_id] = user
                 raise
-            return min(user.length, MAX_LENGTH)
+            return min(user.length, self._max_length)
 
     def users(self) -> Iterator[tuple[str, int]]:
         """See `BehaviorStore.users`."""
         with self._lock:
-            listed = [(user_id, min(user.length, MAX_LENGTH)) for user_id, user in self._user.items()]
+            listed = [(user_id, min(user.length, self._max_length)) for user_id, user in self._user.items()]
         return iter(listed)
 
     def close(self) -> None:
@@ -134,9 +141,12 @@ class MemoryStore:
             user.item_hash[length] = behavior.item_hash
             user.timestamp[length] = behavior.timestamp
             user.length = length + 1
-        if user.length > MAX_LENGTH + _SLACK:
-            rows = slice(user.length - MAX_LENGTH, user.length)
-            user.replace(user.item_hash[rows].copy(), user.timestamp[rows].copy(), self._next_epoch())
+        if user.length > self._max_length:
+            # What readers are shown loses its oldest behavior: no longer a beginning of what comes, though its length stays the same.
+            user.epoch = self._next_epoch()
+        if user.length > self._max_length + _SLACK:
+            rows = slice(user.length - self._max_length, user.length)
+            user.replace(user.item_hash[rows].copy(), user.timestamp[rows].copy(), user.epoch)
 
     def _apply_load(self, user_id: str, item_hash: U64, timestamp: I64) -> None:
         user = self._user[user_id] = _User(self._next_epoch())

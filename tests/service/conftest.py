@@ -1,0 +1,68 @@
+"""A real server on a real socket, serving the small world's model."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+
+from model.item_hash import hash_item_ids
+from service.app import create_app
+from service.behavior_store import BehaviorStore
+from service.memory_store import MemoryStore
+from service.settings import Settings
+from tests.conftest import Tiny
+
+NOW = 1_700_000_000
+
+
+class Server:
+    """A running service: `client` talks HTTP to it; `store` is what it reads."""
+
+    def __init__(self, settings: Settings, store: BehaviorStore) -> None:
+        self.store = store
+        self.settings = settings
+        config = uvicorn.Config(create_app(settings, store, clock=lambda: NOW), host="127.0.0.1", port=0, log_level="critical")
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run)
+        self._thread.start()
+        while not self._server.started:
+            assert self._thread.is_alive(), "the server did not start"
+        port = self._server.servers[0].sockets[0].getsockname()[1]
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
+
+    def stop(self) -> None:
+        self.client.close()
+        self._server.should_exit = True
+        self._thread.join()
+
+
+def filled_store(tiny: Tiny, users: int = 20) -> MemoryStore:
+    store = MemoryStore()
+    item_hash = hash_item_ids(tiny.log.item_id)
+    for user in range(users):
+        rows = slice(tiny.log.user_start[user], tiny.log.user_start[user + 1])
+        store.load(tiny.log.user_id[user], item_hash[tiny.log.item[rows]], tiny.log.timestamp[rows].astype(np.int64))
+    return store
+
+
+@pytest.fixture(scope="session")
+def server(tiny: Tiny) -> Iterator[Server]:
+    """A server with default limits, 20 users loaded."""
+    running = Server(Settings(artifacts=tiny.artifacts), filled_store(tiny))
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def small_server(tiny_artifacts: Path) -> Iterator[Server]:
+    """A server with tight limits and an empty store."""
+    settings = Settings(artifacts=tiny_artifacts, max_body_bytes=20_000, max_candidates=10, max_inline_behaviors=50, max_posted_per_user=3)
+    running = Server(settings, MemoryStore())
+    yield running
+    running.stop()

@@ -1,0 +1,183 @@
+"""Bad input never costs a 5xx, and the answer names what was wrong."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import socket
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.service.conftest import Server
+
+SCORE: dict[str, Any] = {"user_id": "u", "candidates": ["item-1"]}
+
+
+def refused(response: httpx.Response, status: int, *named: str) -> None:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
+    assert problem["status"] == status and problem["request_id"] == response.headers["X-Request-ID"]
+    assert problem["title"] and problem["type"] and problem["detail"]
+    for text in named:
+        assert text in json.dumps(problem), problem
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"candidates": []}, ["/candidates", "[]"]),
+        ({"candidates": "item-1"}, ["/candidates", "item-1"]),
+        ({"candidates": [1.5]}, ["/candidates/0", "1.5"]),
+        ({"candidates": [True]}, ["/candidates/0", "true"]),
+        ({"candidates": ["x", None]}, ["/candidates/1", "null"]),
+        ({"candidates": ["x", {}]}, ["/candidates/1"]),
+        ({"candidates": [2**63]}, ["/candidates/0", "9223372036854775808"]),
+        ({"candidates": ["a" * 129]}, ["/candidates/0", "aaa"]),
+        ({"candidates": ["", "x"]}, ["/candidates/0"]),
+        ({"candidates": ["x\u0000y"]}, ["/candidates/0", "x\\\\u0000y"]),
+        ({"candidates": ["x"] * 10_001}, ["/candidates", "10001"]),
+        ({"user_id": ""}, ["/user_id"]),
+        ({"user_id": None}, ["/user_id", "null"]),
+        ({"user_id": "u\n"}, ["/user_id"]),
+        ({"timestamp": -1}, ["/timestamp", "-1"]),
+        ({"timestamp": 2**63}, ["/timestamp", "9223372036854775808"]),
+        ({"timestamp": 2**32}, ["/timestamp", "4294967296"]),
+        ({"timestamp": 1.5}, ["/timestamp", "1.5"]),
+        ({"timestamp": "now"}, ["/timestamp", "now"]),
+        ({"timestamp": True}, ["/timestamp", "true"]),
+        ({"explain": -1}, ["/explain", "-1"]),
+        ({"explain": 21}, ["/explain", "21"]),
+        ({"budget_ms": 0}, ["/budget_ms", "0"]),
+        ({"surprise": 1}, ["surprise"]),
+        ({"behaviors": []}, ["both"]),
+    ],
+)
+def test_invalid_fields_are_named(server: Server, change: dict[str, Any], named: list[str]) -> None:
+    refused(server.client.post("/v1/score", json=SCORE | change), 422, *named)
+
+
+def test_neither_user_nor_behaviors(server: Server) -> None:
+    refused(server.client.post("/v1/score", json={"candidates": ["x"]}), 422, "neither")
+
+
+@pytest.mark.parametrize("bad", [{"timestamp": 5}, {"item_id": "x"}, {"item_id": "x", "timestamp": -2}, {"item_id": [], "timestamp": 1}, 7])
+def test_bad_inline_behaviors(server: Server, bad: Any) -> None:
+    body = {"candidates": ["x"], "behaviors": [{"item_id": "a", "timestamp": 1}, bad]}
+    refused(server.client.post("/v1/score", json=body), 422, "/behaviors/1")
+
+
+def test_100_001_behaviors_are_refused_and_100_000_are_scored(server: Server) -> None:
+    behaviors = [{"item_id": f"item-{i % 300}", "timestamp": i} for i in range(100_001)]
+    refused(server.client.post("/v1/score", json={"candidates": ["item-1"], "behaviors": behaviors}), 422, "/behaviors", "100001")
+    answer = server.client.post("/v1/score", json={"candidates": ["item-1", "item-2"], "behaviors": behaviors[1:], "timestamp": 200_000})
+    assert answer.status_code == 200 and answer.json()["sequence_length_used"] == 100_000
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"NaN",
+        b'{"user_id":"u","candidates":["x"],"timestamp":NaN}',
+        b'{"user_id":"u","candidates":["x"],"timestamp":Infinity}',
+        b'{"user_id":"\\ud800","candidates":["x"]}',
+        b"[" * 100_000,
+        b"[" * 100_000 + b"]" * 100_000,
+        b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+        b'{"user_id":"u","candidates":["x"],"timestamp":1e999}',
+        b'{"user_id":"u","candidates":["x"]} trailing',
+        gzip.compress(b"{}"),
+    ],
+    ids=range(13),
+)
+@pytest.mark.parametrize("path", ["/v1/score", "/v1/recommend", "/v1/behaviors"])
+def test_what_is_not_json_is_a_400_or_a_422(server: Server, path: str, body: bytes) -> None:
+    response = server.client.post(path, content=body)
+    refused(response, response.status_code)
+    assert response.status_code in (400, 422)
+
+
+@pytest.mark.parametrize("body", [b"null", b"[]", b"1", b'"x"', b"{}"])
+def test_other_json_is_a_422(server: Server, body: bytes) -> None:
+    for path in ("/v1/score", "/v1/recommend", "/v1/behaviors"):
+        refused(server.client.post(path, content=body), 422)
+
+
+@pytest.mark.parametrize(
+    "change", [{"limit": 0}, {"limit": 501}, {"pool": 5000}, {"exclude_seen": 1}, {"user_id": 1.5}, {"candidates": []}]
+)
+def test_bad_recommend_requests(server: Server, change: dict[str, Any]) -> None:
+    (name,) = change
+    refused(server.client.post("/v1/recommend", json={"user_id": "u"} | change), 422, name)
+
+
+def test_behavior_limits_are_all_or_nothing(small_server: Server) -> None:
+    posted = [{"user_id": "one", "item_id": f"i{i}", "timestamp": i} for i in range(4)]
+    refused(small_server.client.post("/v1/behaviors", json={"behaviors": posted}), 422, "at most 3", "one")
+    posted[3] = {"user_id": "two", "item_id": "x", "timestamp": -1}
+    refused(small_server.client.post("/v1/behaviors", json={"behaviors": posted}), 422, "/behaviors/3/timestamp", "-1")
+    assert list(small_server.store.users()) == []
+
+
+def test_a_body_too_large_is_a_413_declared_or_streamed(small_server: Server) -> None:
+    big = json.dumps(SCORE | {"user_id": "u" * 30_000}).encode()
+    refused(small_server.client.post("/v1/score", content=big), 413, "20000")
+    refused(small_server.client.post("/v1/score", content=iter([big[:15_000], big[15_000:]])), 413, "20000")
+
+
+def test_compressed_bodies_are_refused_before_they_are_unpacked(server: Server) -> None:
+    bomb = gzip.compress(b" " * 10_000_000)
+    refused(server.client.post("/v1/score", content=bomb, headers={"Content-Encoding": "gzip"}), 415, "gzip")
+
+
+def test_unknown_paths_and_methods(server: Server) -> None:
+    refused(server.client.get("/nowhere"), 404, "/nowhere")
+    response = server.client.get("/v1/score")
+    refused(response, 405)
+    assert response.headers["allow"] == "POST"
+    refused(server.client.get("/console/..%2fapp.py"), 404)
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=1001", "limit=x", "limit=1e3", "before=-1", "before=99999999999", "limit=²"])
+def test_bad_queries(server: Server, query: str) -> None:
+    refused(server.client.get(f"/v1/users/u/behaviors?{query}"), 422, query.partition("=")[0])
+
+
+def test_a_user_id_too_long_in_the_path(server: Server) -> None:
+    refused(server.client.get(f"/v1/users/{'u' * 200}/behaviors"), 422, "/user_id")
+    refused(server.client.delete("/v1/users/a%00b"), 422, "/user_id")
+
+
+def test_a_client_that_leaves_half_way_harms_nobody(server: Server) -> None:
+    host, port = server.client.base_url.host, server.client.base_url.port
+    for _ in range(20):
+        with socket.create_connection((host, port)) as connection:
+            connection.sendall(b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+    assert server.client.post("/v1/score", json=SCORE).status_code == 200
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+fields = st.sampled_from(
+    ["user_id", "candidates", "behaviors", "timestamp", "explain", "budget_ms", "limit", "pool", "model_version", "zzz"]
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(path=st.sampled_from(["/v1/score", "/v1/recommend", "/v1/behaviors"]), changes=st.dictionaries(fields, json_values, max_size=4))
+def test_generated_bodies_never_cost_a_5xx(server: Server, path: str, changes: dict[str, Any]) -> None:
+    body = json.dumps(SCORE | changes).encode("utf-8", "surrogatepass")
+    response = server.client.post(path, content=body)
+    assert response.status_code < 500, response.text
+    if response.status_code != 200:
+        refused(response, response.status_code)

@@ -1,0 +1,181 @@
+"""The scoring routes over real HTTP, against the runtime itself."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from model.item_hash import hash_item_ids
+from model.runtime import ScoringRuntime
+from tests.conftest import Tiny
+from tests.service.conftest import NOW, Server
+
+
+def test_scores_equal_the_runtime_in_order_with_duplicates(server: Server, tiny: Tiny) -> None:
+    user = tiny.log.user_id[0]
+    candidates = ["item-3", "item-250", "item-3", "never heard of", "item-17"]
+    answer = server.client.post("/v1/score", json={"user_id": user, "candidates": candidates, "timestamp": NOW}).json()
+    runtime = ScoringRuntime.load(tiny.artifacts)
+    rows = slice(tiny.log.user_start[0], tiny.log.user_start[1])
+    state = runtime.prepare(hash_item_ids(tiny.log.item_id)[tiny.log.item[rows]], tiny.log.timestamp[rows])
+    expected = runtime.score(state, hash_item_ids(candidates), NOW).click_probability_N
+    np.testing.assert_allclose(answer["scores"], expected, atol=1e-6)
+    assert answer["scores"][0] == answer["scores"][2]
+    assert 3 in answer["unknown_candidates"] and 0 not in answer["unknown_candidates"]
+    assert answer["sequence_length"] == answer["sequence_length_used"] == rows.stop - rows.start
+    assert answer["degraded"] is False and answer["degraded_reason"] is None
+    assert answer["model_version"] == tiny.version and "explanations" not in answer
+
+
+def test_inline_behaviors_score_as_stored_ones_whatever_their_order(server: Server, tiny: Tiny) -> None:
+    rows = range(int(tiny.log.user_start[1]), int(tiny.log.user_start[2]))
+    behaviors = [{"item_id": tiny.log.item_id[tiny.log.item[i]], "timestamp": int(tiny.log.timestamp[i])} for i in rows]
+    request = {"candidates": ["item-1", "item-2"], "timestamp": NOW}
+    stored = server.client.post("/v1/score", json=request | {"user_id": tiny.log.user_id[1]}).json()["scores"]
+    inline = server.client.post("/v1/score", json=request | {"behaviors": behaviors[::-1]}).json()["scores"]
+    np.testing.assert_allclose(inline, stored, atol=1e-6)
+
+
+def test_behaviors_later_than_the_request_are_ignored(server: Server, tiny: Tiny) -> None:
+    start = int(tiny.log.user_start[2])
+    cut = int(tiny.log.timestamp[start + 30])
+    known = int((tiny.log.timestamp[start : tiny.log.user_start[3]] <= cut).sum())
+    answer = server.client.post("/v1/score", json={"user_id": tiny.log.user_id[2], "candidates": ["item-1"], "timestamp": cut}).json()
+    assert answer["sequence_length_used"] == known
+    assert answer["sequence_length"] == tiny.log.user_start[3] - start > known
+
+
+def test_a_user_never_seen_is_scored_from_the_candidate_alone(server: Server) -> None:
+    answer = server.client.post("/v1/score", json={"user_id": "stranger", "candidates": ["item-1", 5]}).json()
+    assert answer["sequence_length"] == answer["sequence_length_used"] == 0
+    assert all(0 < score < 1 for score in answer["scores"])
+
+
+def test_integer_ids_are_read_as_decimal_strings(server: Server) -> None:
+    one = server.client.post("/v1/score", json={"behaviors": [{"item_id": 12, "timestamp": 5}], "candidates": [12], "timestamp": 10}).json()
+    two = server.client.post(
+        "/v1/score", json={"behaviors": [{"item_id": "12", "timestamp": 5}], "candidates": ["12"], "timestamp": 10}
+    ).json()
+    assert one["scores"] == two["scores"]
+
+
+def test_a_posted_behavior_counts_in_the_very_next_score(server: Server) -> None:
+    ask = {"user_id": "buyer", "candidates": ["item-40"], "timestamp": NOW}
+    before = server.client.post("/v1/score", json=ask).json()
+    posted = {"behaviors": [{"user_id": "buyer", "item_id": "item-40", "timestamp": NOW - 60, "event_id": "e1"}]}
+    assert server.client.post("/v1/behaviors", json=posted).json() | {"request_id": ""} == {
+        "request_id": "",
+        "accepted": 1,
+        "duplicates": 0,
+    }
+    after = server.client.post("/v1/score", json=ask).json()
+    assert after["sequence_length"] == before["sequence_length"] + 1
+    assert after["scores"][0] > before["scores"][0], "in this data people return to what they took"
+    again = server.client.post("/v1/behaviors", json=posted).json()
+    assert (again["accepted"], again["duplicates"]) == (0, 1)
+    assert server.client.post("/v1/score", json=ask).json()["scores"] == after["scores"]
+
+
+def test_explanations_name_the_kept_behaviors_heaviest_first(server: Server, tiny: Tiny) -> None:
+    user = tiny.log.user_id[4]
+    answer = server.client.post(
+        "/v1/score", json={"user_id": user, "candidates": ["item-9", "item-8"], "timestamp": NOW, "explain": 20}
+    ).json()
+    length = answer["sequence_length"]
+    history = server.client.get(f"/v1/users/{user}/behaviors", params={"limit": 1000}).json()["behaviors"][::-1]
+    assert len(answer["explanations"]) == 2
+    for explanation in answer["explanations"]:
+        weights = [behavior["weight"] for behavior in explanation]
+        assert len(weights) == 20 and weights == sorted(weights, reverse=True) and abs(sum(weights) - 1) < 1e-4
+        for behavior in explanation:
+            assert history[length - behavior["recency"]]["item_id"] == behavior["item_id"]
+            assert history[length - behavior["recency"]]["timestamp"] == behavior["timestamp"]
+
+
+def test_an_unknown_item_is_explained_by_its_hash(server: Server) -> None:
+    behaviors = [{"item_id": "mystery", "timestamp": 5}]
+    answer = server.client.post("/v1/score", json={"behaviors": behaviors, "candidates": ["item-1"], "timestamp": 9, "explain": 1}).json()
+    (kept,) = answer["explanations"][0]
+    assert kept["item_id"] is None and kept["item_hash"] == str(hash_item_ids(["mystery"])[0])
+
+
+def test_recommend_is_sorted_distinct_and_can_leave_out_what_was_seen(server: Server, tiny: Tiny) -> None:
+    user = tiny.log.user_id[5]
+    ask = {"user_id": user, "limit": 30, "timestamp": NOW, "explain": 2}
+    answer = server.client.post("/v1/recommend", json=ask).json()
+    scores = [item["score"] for item in answer["items"]]
+    assert len(scores) == len({item["item_id"] for item in answer["items"]}) == 30 and scores == sorted(scores, reverse=True)
+    assert all(len(item["explanation"]) == 2 for item in answer["items"])
+    seen = {tiny.log.item_id[i] for i in tiny.log.item[tiny.log.user_start[5] : tiny.log.user_start[6]]}
+    fresh = server.client.post("/v1/recommend", json=ask | {"exclude_seen": True, "explain": 0}).json()
+    assert fresh["items"] and not seen & {item["item_id"] for item in fresh["items"]}
+    same = server.client.post(
+        "/v1/score", json={"user_id": user, "candidates": [i["item_id"] for i in answer["items"]], "timestamp": NOW}
+    ).json()
+    np.testing.assert_allclose(same["scores"], scores, atol=1e-6)
+
+
+def test_stage_times_and_request_id_travel_in_headers(server: Server) -> None:
+    body = {"user_id": "x", "candidates": ["item-1"]}
+    response = server.client.post("/v1/score", json=body, headers={"X-Request-ID": "abc-1"})
+    assert response.headers["X-Request-ID"] == "abc-1" == response.json()["request_id"]
+    times = dict(re.findall(r"(\w+);dur=([\d.]+)", response.headers["Server-Timing"]))
+    assert list(times) == ["queue", "store", "search", "rank", "total"] and float(times["total"]) > 0
+    unsafe = server.client.post("/v1/score", json=body, headers={"X-Request-ID": "a" * 129})
+    assert unsafe.headers["X-Request-ID"] != "a" * 129
+
+
+def test_deleting_a_user_erases_everything(server: Server, tiny: Tiny) -> None:
+    user = tiny.log.user_id[7]
+    length = server.client.get(f"/v1/users/{user}/behaviors").json()["sequence_length"]
+    assert server.client.delete(f"/v1/users/{user}").json()["erased"] == length > 0
+    assert server.client.get(f"/v1/users/{user}/behaviors").json()["behaviors"] == []
+    assert server.client.post("/v1/score", json={"user_id": user, "candidates": ["item-1"]}).json()["sequence_length"] == 0
+    assert server.client.delete(f"/v1/users/{user}").json()["erased"] == 0
+
+
+def test_behaviors_are_listed_newest_first_and_paged_by_time(server: Server, tiny: Tiny) -> None:
+    path = f"/v1/users/{tiny.log.user_id[8]}/behaviors"
+    first = server.client.get(path, params={"limit": 5}).json()["behaviors"]
+    times = [behavior["timestamp"] for behavior in first]
+    assert times == sorted(times, reverse=True) and len(times) == 5
+    older = server.client.get(path, params={"limit": 5, "before": times[-1]}).json()["behaviors"]
+    assert older[0]["timestamp"] < times[-1]
+
+
+def test_the_wrong_model_version_is_a_conflict(server: Server, tiny: Tiny) -> None:
+    ask = {"user_id": "x", "candidates": ["item-1"], "model_version": tiny.version}
+    assert server.client.post("/v1/score", json=ask).status_code == 200
+    refused = server.client.post("/v1/score", json=ask | {"model_version": "dare-other"})
+    assert refused.status_code == 409 and "dare-other" in refused.json()["detail"]
+
+
+def test_probes_metrics_and_documents(server: Server, tiny: Tiny) -> None:
+    assert server.client.get("/livez").json() == {"status": "alive"}
+    ready = server.client.get("/readyz").json()
+    assert ready["status"] == "ready" and ready["model"]["version"] == tiny.version
+    server.client.post("/v1/score", json={"user_id": "x", "candidates": ["item-1"]})
+    text = server.client.get("/metrics").text
+    assert re.search(r'dare_requests_total\{route="/v1/score",status="200"\} [1-9]', text)
+    assert 'dare_stage_seconds_count{stage="search"}' in text
+    schema = server.client.get("/openapi.json").json()
+    assert {"/v1/score", "/v1/recommend", "/v1/behaviors", "/v1/users/{user_id}"} <= set(schema["paths"])
+    assert "candidates" in schema["components"]["schemas"]["ScoreRequest"]["properties"]
+    assert server.client.get("/docs").status_code == 200
+
+
+def test_the_console_and_its_files_are_served(server: Server) -> None:
+    page = server.client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    for path in re.findall(r'(?:href|src)="(/console/[^"]+)"', page.text):
+        assert server.client.get(path).status_code == 200
+    users = server.client.get("/console/users").json()
+    assert users and users[0]["length"] >= users[-1]["length"]
+
+
+@pytest.mark.parametrize("budget", [1, 10_000])
+def test_a_budget_is_kept_or_said_to_have_run_out(server: Server, budget: int) -> None:
+    response = server.client.post("/v1/score", json={"user_id": "x", "candidates": ["item-1"] * 50, "budget_ms": budget})
+    assert response.status_code in ((200, 504) if budget == 1 else (200,))

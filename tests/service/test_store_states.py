@@ -1,0 +1,108 @@
+"""Every store against a plain model under arbitrary steps; above all what the cache of prepared users relies on: epochs."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from service.behavior_store import BehaviorSequence, BehaviorStore, NewBehavior
+from service.file_store import FileStore
+from service.memory_store import MemoryStore
+
+MAX_LENGTH = 6
+USERS = ("a", "b")
+users = st.sampled_from(USERS)
+times = st.integers(0, 9)
+posted = st.builds(NewBehavior, users, st.integers(0, 2**64 - 1), times, st.none() | st.integers(0, 4))
+
+Row = tuple[int, int]
+
+
+def rows(sequence: BehaviorSequence) -> list[Row]:
+    return list(zip(sequence.timestamp.tolist(), sequence.item_hash.tolist(), strict=True))
+
+
+class StoreStates(RuleBasedStateMachine):
+    """The memory store; `held` and `events` are what it must hold, `seen` what was read with its epoch and rows as they were then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp())
+        self.store = self.open()
+        self.held = dict[str, list[Row]]()
+        self.events = dict[str, set[int]]()
+        self.seen = list[tuple[str, BehaviorSequence, list[Row]]]()
+
+    def open(self) -> BehaviorStore:
+        return MemoryStore(MAX_LENGTH)
+
+    def teardown(self) -> None:
+        self.store.close()
+        shutil.rmtree(self.folder)
+
+    @rule(behaviors=st.lists(posted, max_size=5))
+    def append(self, behaviors: list[NewBehavior]) -> None:
+        duplicates = 0
+        for new in behaviors:
+            events = self.events.setdefault(new.user_id, set())
+            if new.event_hash in events:
+                duplicates += 1
+                continue
+            if new.event_hash is not None:
+                events.add(new.event_hash)
+            self.hold(new.user_id, [*self.held.get(new.user_id, []), (new.timestamp, new.item_hash)])
+        outcome = self.store.append(behaviors)
+        assert (outcome.accepted, outcome.duplicates) == (len(behaviors) - duplicates, duplicates)
+
+    @rule(user=users, loaded=st.lists(times, max_size=9).map(sorted))
+    def load(self, user: str, loaded: list[int]) -> None:
+        self.events.pop(user, None)
+        self.hold(user, [(time, place) for place, time in enumerate(loaded)])
+        count = self.store.load(user, np.arange(len(loaded), dtype=np.uint64), np.array(loaded, dtype=np.int64))
+        assert count == len(self.held[user])
+
+    @rule(user=users)
+    def delete(self, user: str) -> None:
+        self.events.pop(user, None)
+        assert self.store.delete(user) == len(self.held.pop(user, []))
+
+    def hold(self, user: str, found: list[Row]) -> None:
+        self.held[user] = sorted(found, key=lambda row: row[0])[-MAX_LENGTH:]
+
+    @invariant()
+    def what_is_read_is_what_was_stored(self) -> None:
+        assert dict(self.store.users()) == {user: len(held) for user, held in self.held.items()}
+        for user in USERS:
+            sequence = self.store.read(user)
+            assert rows(sequence) == self.held.get(user, [])
+            for whose, earlier, as_read in self.seen:
+                assert rows(earlier) == as_read, "what was read changed afterwards"
+                if whose == user and earlier.epoch == sequence.epoch:
+                    assert rows(sequence)[: len(as_read)] == as_read, "same epoch, but not a beginning"
+            self.seen.append((user, sequence, rows(sequence)))
+
+
+class FileStoreStates(StoreStates):
+    """The file store, which moreover may be opened again at any time."""
+
+    def open(self) -> BehaviorStore:
+        return FileStore(self.folder, MAX_LENGTH)
+
+    @precondition(lambda self: self.seen)
+    @rule()
+    def open_again(self) -> None:
+        self.store.close()
+        self.store = self.open()
+        self.seen.clear()
+
+
+TestMemoryStoreStates = StoreStates.TestCase
+TestMemoryStoreStates.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestFileStoreStates = FileStoreStates.TestCase
+TestFileStoreStates.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
