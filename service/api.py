@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 from fastapi import APIRouter, FastAPI
@@ -86,19 +87,19 @@ def create_router(settings: Settings, scorer: Scorer, metrics: Metrics, clock: C
         appended = await scorer.append(decode(BehaviorsRequest, await _body(request, settings)))
         return _json(BehaviorsAnswer(request_id_of(request), appended.accepted, appended.duplicates))
 
-    @router.get("/v1/users/{user_id}/behaviors", responses=_answer("UserBehaviorsAnswer"), response_model=None, tags=["behaviors"])
+    @router.get("/v1/users/{user_id:path}/behaviors", responses=_answer("UserBehaviorsAnswer"), response_model=None, tags=["behaviors"])
     async def get_behaviors(request: Request, user_id: str, limit: str = "100", before: str | None = None) -> Response:
         """A user's newest behaviors, newest first, optionally only those before a time."""
-        id_text(_path_id(user_id), "/user_id")
+        user = _path_id(request, place=-2)
         how_many = _integer("limit", limit, 1, _MAX_LISTED)
         until = None if before is None else _integer("before", before, 0, MAX_TIMESTAMP)
-        return _json(scorer.behaviors(user_id, how_many, until, request_id_of(request)))
+        return _json(scorer.behaviors(user, how_many, until, request_id_of(request)))
 
-    @router.delete("/v1/users/{user_id}", responses=_answer("DeleteAnswer"), response_model=None, tags=["behaviors"])
+    @router.delete("/v1/users/{user_id:path}", responses=_answer("DeleteAnswer"), response_model=None, tags=["behaviors"])
     async def delete_user(request: Request, user_id: str) -> Response:
         """Erase everything held about a user."""
-        id_text(_path_id(user_id), "/user_id")
-        return _json(DeleteAnswer(request_id_of(request), await asyncio.to_thread(scorer.delete, user_id)))
+        user = _path_id(request, place=-1)
+        return _json(DeleteAnswer(request_id_of(request), await asyncio.to_thread(scorer.delete, user)))
 
     return router
 
@@ -151,10 +152,18 @@ def _timed(answer: msgspec.Struct, stages: Stages, started: float, metrics: Metr
     return Response(content, headers={"Server-Timing": header}, media_type="application/json")
 
 
-def _path_id(user_id: str) -> str:
+def _path_id(request: Request, place: int) -> str:
+    """The id in segment `place` of the path as sent: an id may hold a slash, which travels as %2F. Raises: Problem 404, 422."""
+    segments: list[bytes] = request.scope["raw_path"].split(b"/")
+    if segments[place - 1] != b"users":
+        raise Problem(404, f"no such path: {request.url.path[:200]}; a slash within an id is sent as %2F")
+    try:
+        user_id = unquote_to_bytes(segments[place]).decode()
+    except UnicodeDecodeError:
+        raise Problem(422, f"user_id is not UTF-8, got {shown(segments[place].decode('latin-1'))}", pointer="/user_id") from None
     if not 1 <= len(user_id) <= 128:
         raise Problem(422, f"user_id has 1 to 128 characters, got {shown(user_id)}", pointer="/user_id")
-    return user_id
+    return id_text(user_id, "/user_id")
 
 
 def _integer(name: str, value: str, low: int, high: int) -> int:

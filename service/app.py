@@ -23,7 +23,7 @@ from service.errors import Problem
 from service.file_store import FileStore
 from service.memory_store import MemoryStore
 from service.metrics import Metrics
-from service.request_context import RequestContext, on_bug, on_http_exception, on_problem, on_store_full
+from service.request_context import RequestContext, on_http_exception, on_problem, on_store_full
 from service.scorer import Scorer
 from service.settings import Settings
 
@@ -76,11 +76,10 @@ def create_app(settings: Settings, store: BehaviorStore | None = None, clock: Ca
     app.include_router(console_router(scorer))
     _operations(app, runtime, admission, metrics)
     document(app)
-    app.add_middleware(RequestContext, metrics=metrics)
+    app.add_middleware(RequestContext, metrics=metrics, max_header_bytes=settings.max_header_bytes)
     app.add_exception_handler(Problem, on_problem)
     app.add_exception_handler(StoreFull, on_store_full)
     app.add_exception_handler(HTTPException, on_http_exception)
-    app.add_exception_handler(Exception, on_bug)
     return app
 
 

@@ -9,6 +9,7 @@ import msgspec
 from starlette.responses import Response
 
 _SHOWN = 100
+_SHOWN_REASON = 300
 
 
 class Problem(Exception):
@@ -29,8 +30,8 @@ class Problem(Exception):
         self.kind = kind
 
 
-def problem_response(problem: Problem, request_id: str) -> Response:
-    """The problem document as a response."""
+def problem_document(problem: Problem, request_id: str) -> dict[str, Any]:
+    """The problem as a JSON object."""
     title = http.HTTPStatus(problem.status).phrase
     content: dict[str, Any] = {
         "type": f"urn:dare:problem:{problem.kind or title.lower().replace(' ', '-')}",
@@ -41,8 +42,14 @@ def problem_response(problem: Problem, request_id: str) -> Response:
     }
     if problem.pointer is not None:
         content["errors"] = [{"pointer": problem.pointer, "message": problem.detail}]
+    return content
+
+
+def problem_response(problem: Problem, request_id: str) -> Response:
+    """The problem document as a response."""
     headers = {} if problem.retry_after_s is None else {"Retry-After": str(problem.retry_after_s)}
-    return Response(msgspec.json.encode(content), problem.status, headers, media_type="application/problem+json")
+    content = msgspec.json.encode(problem_document(problem, request_id))
+    return Response(content, problem.status, headers, media_type="application/problem+json")
 
 
 def shown(value: object) -> str:
@@ -51,4 +58,13 @@ def shown(value: object) -> str:
         text = msgspec.json.encode(value).decode("ascii", "backslashreplace")
     except (TypeError, ValueError, RecursionError):
         text = ascii(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text)} characters)"
+    return _shortened(text, _SHOWN)
+
+
+def shown_reason(reason: str) -> str:
+    """A library's message, which may quote the caller at any length, shortened for an answer."""
+    return _shortened(reason, _SHOWN_REASON)
+
+
+def _shortened(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"

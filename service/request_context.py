@@ -26,11 +26,16 @@ def request_id_of(request: Request) -> str:
 
 
 class RequestContext:
-    """ASGI middleware: takes or makes `X-Request-ID`, answers it back, counts answers by route and status."""
+    """ASGI middleware: takes or makes `X-Request-ID`, answers it back, refuses huge headers, answers what no route foresaw with a generic
+    problem document, counts answers by route and status.
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    Args: `max_header_bytes` of all names and values of one request together.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, max_header_bytes: int) -> None:
         self._app = app
         self._metrics = metrics
+        self._max_header_bytes = max_header_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -38,7 +43,7 @@ class RequestContext:
             return
         request_id = _given_id(scope) or uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
-        status = 500
+        status = None
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -48,10 +53,22 @@ class RequestContext:
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_id)
+            size = sum(len(name) + len(value) for name, value in scope["headers"])
+            if size > self._max_header_bytes:
+                detail = f"the headers have {size} bytes, at most {self._max_header_bytes} are accepted"
+                await problem_response(Problem(431, detail), request_id)(scope, receive, send_with_id)
+            else:
+                await self._app(scope, receive, send_with_id)
+        except Exception as error:
+            # The trace stays in the log, under the id that the caller is given.
+            _log.error("request %s: %s %s failed", request_id, scope["method"], ascii(scope["path"][:200]), exc_info=error)
+            if status is not None:
+                raise  # the answer has begun: all that is left is to cut the connection
+            problem = Problem(500, "internal error; the log names it under this request_id")
+            await problem_response(problem, request_id)(scope, receive, send_with_id)
         finally:
             route = scope.get("route")
-            self._metrics.requests.labels(getattr(route, "path", "unmatched"), str(status)).inc()
+            self._metrics.requests.labels(getattr(route, "path_format", "unmatched"), str(status or "aborted")).inc()
 
 
 def _given_id(scope: Scope) -> str | None:
@@ -83,9 +100,3 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     for name, value in (error.headers or {}).items():
         response.headers[name] = value
     return response
-
-
-async def on_bug(request: Request, error: Exception) -> Response:
-    """Anything unforeseen: a generic answer, the trace in the log under the same request id."""
-    _log.error("request %s: %s %s failed", request_id_of(request), request.method, request.url.path, exc_info=error)
-    return problem_response(Problem(500, "internal error; the log names it under this request_id"), request_id_of(request))

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from service.errors import Problem, shown
+from service.errors import Problem, shown, shown_reason
 
 MAX_TIMESTAMP = 2**32 - 1
 MAX_EXPLAIN = 1024
@@ -162,7 +162,7 @@ def decode(kind: type[Wire], body: bytes) -> Wire:
     except msgspec.ValidationError as error:
         raise _invalid(str(error), body) from None
     except msgspec.DecodeError as error:
-        raise Problem(400, f"the body is not JSON: {error}", kind="not-json") from None
+        raise Problem(400, f"the body is not JSON: {shown_reason(str(error))}", kind="not-json") from None
     except (RecursionError, UnicodeDecodeError) as error:
         raise Problem(400, f"the body is not usable JSON: {type(error).__name__}", kind="not-json") from None
     return value
@@ -176,17 +176,18 @@ def id_text(value: str | int, pointer: str) -> str:
     return text
 
 
-def id_texts(values: list[str | int], pointer: str) -> list[str]:
-    """Many ids as text. Raises: Problem 422 naming the first bad one."""
+def id_texts(values: list[str | int], pointer: str, field: str = "") -> list[str]:
+    """Many ids as text; `pointer/PLACE` and `field` point at each of them. Raises: Problem 422 naming the first bad one."""
     texts = [value if type(value) is str else str(value) for value in values]
     if not "".join(texts).isprintable():
         for place, text in enumerate(texts):
-            id_text(text, f"{pointer}/{place}")
+            id_text(text, f"{pointer}/{place}{field}")
     return texts
 
 
 def _invalid(message: str, body: bytes) -> Problem:
-    reason, _, path = message.partition(" - at `$")
+    reason, _, path = message.rpartition(" - at `$") if " - at `$" in message else (message, "", "")
+    reason = shown_reason(reason)
     pointer = "".join(f"/{part}" for part in re.findall(r"[^.\[\]`]+", path))
     detail = reason
     try:
@@ -198,4 +199,4 @@ def _invalid(message: str, body: bytes) -> Problem:
     except (msgspec.DecodeError, RecursionError, LookupError, ValueError, TypeError):
         # The value cannot be shown (a pointer such as /... for a mapping key): the reason and the pointer still name it.
         detail = reason
-    return Problem(422, detail, pointer=pointer or "/", kind="invalid-field")
+    return Problem(422, detail, pointer=pointer, kind="invalid-field")

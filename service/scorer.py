@@ -150,11 +150,9 @@ class Scorer:
         timestamp = now if request.timestamp is None else request.timestamp
         if request.user_id is msgspec.UNSET:
             sequence = self._inline(request)
-            user_id = None
+            state = self._prepared(sequence, timestamp)
         else:
-            user_id = str(request.user_id)
-            sequence = self.store.read(user_id)
-        state = self._state(user_id, sequence, timestamp)
+            sequence, state = self._stored_user(str(request.user_id), timestamp)
         stages.store = (time.perf_counter() - started) * 1e3
         scored = self._scored(state, candidates, timestamp, request.explain, stages)
         return ScoreAnswer(
@@ -172,9 +170,7 @@ class Scorer:
     def _recommend(self, request: RecommendRequest, request_id: str, now: int, stages: Stages) -> RecommendAnswer:
         started = time.perf_counter()
         timestamp = now if request.timestamp is None else request.timestamp
-        user_id = str(request.user_id)
-        sequence = self.store.read(user_id)
-        state = self._state(user_id, sequence, timestamp)
+        sequence, state = self._stored_user(str(request.user_id), timestamp)
         stages.store = (time.perf_counter() - started) * 1e3
         pool = self.runtime.retrieve(state, max(request.pool, request.limit), request.exclude_seen)
         scored = self._scored(state, pool, timestamp, request.explain, stages)
@@ -196,16 +192,22 @@ class Scorer:
     def _inline(self, request: ScoreRequest) -> BehaviorSequence:
         behaviors = request.behaviors
         assert behaviors is not msgspec.UNSET
-        texts = id_texts([behavior.item_id for behavior in behaviors], "/behaviors")
+        texts = id_texts([behavior.item_id for behavior in behaviors], "/behaviors", "/item_id")
         timestamp = np.array([behavior.timestamp for behavior in behaviors], dtype=np.int64)
         order = np.argsort(timestamp, kind="stable")
         return BehaviorSequence(hash_item_ids(texts)[order], timestamp[order], -1)
 
-    def _state(self, user_id: str | None, sequence: BehaviorSequence, timestamp: int) -> UserState:
-        """The prepared user as of the request's time: behaviors later than it are ignored."""
-        known = int(np.searchsorted(sequence.timestamp, timestamp, side="right"))
-        if known == len(sequence) and user_id is not None and len(sequence):
-            return self._cache.state(user_id, sequence)
+    def _stored_user(self, user_id: str, timestamp: int) -> tuple[BehaviorSequence, UserState]:
+        """What the store holds about the user, prepared as of the request's time: behaviors later than it are ignored."""
+        erasures = self._cache.erasures()
+        sequence = self.store.read(user_id)
+        known = _known(sequence, timestamp)
+        if known == 0:
+            return sequence, self._prepared(sequence, timestamp)
+        return sequence, self._cache.state(user_id, sequence, known, erasures)
+
+    def _prepared(self, sequence: BehaviorSequence, timestamp: int) -> UserState:
+        known = _known(sequence, timestamp)
         return self.runtime.prepare(sequence.item_hash[:known], sequence.timestamp[:known])
 
     def _scored(self, state: UserState, candidates: U64, timestamp: int, explain: int, stages: Stages) -> Scored:
@@ -239,3 +241,8 @@ class Scorer:
         item_hash = int(sequence.item_hash[place])
         timestamp = int(sequence.timestamp[place])
         return StoredBehavior(self.runtime.item_id(item_hash), str(item_hash), timestamp, self.runtime.item_text(item_hash))
+
+
+def _known(sequence: BehaviorSequence, timestamp: int) -> int:
+    """How many of the behaviors are not later than the request's time."""
+    return int(np.searchsorted(sequence.timestamp, timestamp, side="right"))

@@ -27,6 +27,7 @@ class Settings(BaseSettings):
     retry_after_s: int = Field(default=1, ge=1, le=3600, description="Retry-After of 503 answers, s")
     max_body_bytes: int = Field(default=16 * 2**20, ge=1024, description="largest request body, bytes; more is answered 413")
     body_timeout_s: float = Field(default=15.0, gt=0, le=600, description="longest time to receive a request body, s; then 408")
+    max_header_bytes: int = Field(default=32_768, ge=1024, description="all headers of a request, bytes; more is answered 431")
     max_candidates: int = Field(default=4096, ge=1, le=100_000, description="candidates of one request")
     max_inline_behaviors: int = Field(default=100_000, ge=1, le=100_000, description="inline behaviors of one request")
     max_posted_behaviors: int = Field(default=10_000, ge=1, le=1_000_000, description="behaviors of one POST /v1/behaviors")

@@ -12,7 +12,7 @@ from service.metrics import Metrics
 
 
 class UserCache:
-    """`UserState`s by (user, epoch, length), least recently used out first.
+    """`UserState`s by (user, epoch, length) for one model version, least recently used out first.
 
     A user whose sequence only grew is extended; any other change prepares the user anew.
     """
@@ -23,11 +23,19 @@ class UserCache:
         self._metrics = metrics
         self._held: OrderedDict[str, tuple[int, int, UserState]] = OrderedDict()
         self._bytes = 0
+        self._erasures = 0
         self._lock = threading.Lock()
 
-    def state(self, user_id: str, sequence: BehaviorSequence) -> UserState:
-        """The prepared form of the user's sequence."""
-        length = len(sequence)
+    def erasures(self) -> int:
+        """How many users were forgotten so far: to be read before the store is."""
+        return self._erasures
+
+    def state(self, user_id: str, sequence: BehaviorSequence, known: int, erasures: int) -> UserState:
+        """The prepared form of the first `known` behaviors of the user's sequence.
+
+        Args: `erasures` before the sequence was read; when a user was erased since, nothing is held, lest an erased user comes back.
+        """
+        length = known
         with self._lock:
             held = self._held.get(user_id)
             if held is not None:
@@ -37,20 +45,24 @@ class UserCache:
             return held[2]
         if held is not None and held[0] == sequence.epoch and held[1] < length:
             self._metrics.user_cache.labels("extended").inc()
-            state = self._runtime.extend(held[2], sequence.item_hash[held[1] :], sequence.timestamp[held[1] :])
+            state = self._runtime.extend(held[2], sequence.item_hash[held[1] : known], sequence.timestamp[held[1] : known])
         else:
             self._metrics.user_cache.labels("prepared").inc()
-            state = self._runtime.prepare(sequence.item_hash, sequence.timestamp)
-        self._hold(user_id, sequence.epoch, length, state)
+            state = self._runtime.prepare(sequence.item_hash[:known], sequence.timestamp[:known])
+        self._hold(user_id, sequence.epoch, length, state, erasures)
         return state
 
     def forget(self, user_id: str) -> None:
         """Drop what is held about the user."""
         with self._lock:
+            self._erasures += 1
             self._drop(user_id)
+            self._metrics.user_cache_bytes.set(self._bytes)
 
-    def _hold(self, user_id: str, epoch: int, length: int, state: UserState) -> None:
+    def _hold(self, user_id: str, epoch: int, length: int, state: UserState, erasures: int) -> None:
         with self._lock:
+            if erasures != self._erasures:
+                return
             newer = self._held.get(user_id)
             if newer is not None and (newer[0], newer[1]) > (epoch, length):
                 return  # another request has seen more behaviors meanwhile

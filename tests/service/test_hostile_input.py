@@ -118,6 +118,18 @@ def test_bad_recommend_requests(server: Server, change: dict[str, Any]) -> None:
     refused(server.client.post("/v1/recommend", json={"user_id": "u"} | change), 422, name)
 
 
+def test_control_characters_in_inline_ids_are_pointed_at(server: Server) -> None:
+    behaviors = [{"item_id": "fine", "timestamp": 1}, {"item_id": "x\u0007", "timestamp": 2}]
+    refused(server.client.post("/v1/score", json={"candidates": ["x"], "behaviors": behaviors}), 422, "/behaviors/1/item_id", "x\\\\u0007")
+
+
+def test_what_a_caller_sends_is_quoted_shortened(server: Server) -> None:
+    response = server.client.post("/v1/score", json=SCORE | {"z" * 100_000: 1})
+    refused(response, 422, "unknown field", "zzz")
+    assert len(response.content) < 1500
+    assert server.client.post("/v1/score", json=[]).json()["errors"][0]["pointer"] == ""
+
+
 def test_behavior_limits_are_all_or_nothing(small_server: Server) -> None:
     posted = [{"user_id": "one", "item_id": f"i{i}", "timestamp": i} for i in range(4)]
     refused(small_server.client.post("/v1/behaviors", json={"behaviors": posted}), 422, "at most 3", "one")
@@ -137,6 +149,11 @@ def test_compressed_bodies_are_refused_before_they_are_unpacked(server: Server) 
     refused(server.client.post("/v1/score", content=bomb, headers={"Content-Encoding": "gzip"}), 415, "gzip")
 
 
+def test_headers_too_large_are_a_431(server: Server) -> None:
+    refused(server.client.post("/v1/score", json=SCORE, headers={"X-Padding": "x" * 40_000}), 431, "32768")
+    refused(server.client.get("/livez", headers={f"X-{i}": "x" * 100 for i in range(400)}), 431)
+
+
 def test_unknown_paths_and_methods(server: Server) -> None:
     refused(server.client.get("/nowhere"), 404, "/nowhere")
     response = server.client.get("/v1/score")
@@ -153,6 +170,10 @@ def test_bad_queries(server: Server, query: str) -> None:
 def test_a_user_id_too_long_in_the_path(server: Server) -> None:
     refused(server.client.get(f"/v1/users/{'u' * 200}/behaviors"), 422, "/user_id")
     refused(server.client.delete("/v1/users/a%00b"), 422, "/user_id")
+    refused(server.client.delete("/v1/users/"), 422, "/user_id")
+    refused(server.client.delete("/v1/users/a%ffb"), 422, "not UTF-8")
+    refused(server.client.delete("/v1/users/a/b"), 404, "%2F")
+    refused(server.client.get("/v1/users/a/b/behaviors"), 404, "%2F")
 
 
 def test_a_client_that_leaves_half_way_harms_nobody(server: Server) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -134,6 +135,16 @@ def test_deleting_a_user_erases_everything(server: Server, tiny: Tiny) -> None:
     assert server.client.get(f"/v1/users/{user}/behaviors").json()["behaviors"] == []
     assert server.client.post("/v1/score", json={"user_id": user, "candidates": ["item-1"]}).json()["sequence_length"] == 0
     assert server.client.delete(f"/v1/users/{user}").json()["erased"] == 0
+
+
+@pytest.mark.parametrize("user", ["a/b", "a/behaviors", "100%", "é ü", "?x=1#y", "a%2Fb"])
+def test_any_id_that_can_be_posted_can_be_listed_and_erased(server: Server, user: str) -> None:
+    posted = {"behaviors": [{"user_id": user, "item_id": "item-1", "timestamp": 5}]}
+    assert server.client.post("/v1/behaviors", json=posted).json()["accepted"] == 1
+    path = f"/v1/users/{quote(user, safe='')}"
+    listed = server.client.get(f"{path}/behaviors").json()
+    assert listed["user_id"] == user and listed["sequence_length"] == 1
+    assert server.client.delete(path).json()["erased"] == 1
 
 
 def test_behaviors_are_listed_newest_first_and_paged_by_time(server: Server, tiny: Tiny) -> None:

@@ -1,0 +1,129 @@
+"""The cache of prepared users never answers with anything but what the store holds, within its bytes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from model.item_hash import hash_item_ids
+from model.runtime import ScoringRuntime
+from model.user_state import UserState
+from service.behavior_store import NewBehavior
+from service.memory_store import MemoryStore
+from service.metrics import Metrics
+from service.user_cache import UserCache
+from tests.conftest import Tiny
+
+
+@pytest.fixture(scope="module")
+def runtime(tiny: Tiny) -> ScoringRuntime:
+    return ScoringRuntime.load(tiny.artifacts)
+
+
+ITEM = hash_item_ids([f"item-{i}" for i in range(300)])
+
+
+class Cached:
+    """A cache over a store, and what it counted."""
+
+    def __init__(self, runtime: ScoringRuntime, max_bytes: int = 2**30, max_length: int = 100_000) -> None:
+        self.metrics = Metrics()
+        self.cache = UserCache(runtime, max_bytes, self.metrics)
+        self.store = MemoryStore(max_length)
+
+    def append(self, user: str, item: int, time: int) -> None:
+        self.store.append([NewBehavior(user, int(ITEM[item]), time, None)])
+
+    def read(self, user: str, known: int | None = None) -> UserState:
+        """The state, checked to hold the first `known` of the user's behaviors."""
+        erasures = self.cache.erasures()
+        sequence = self.store.read(user)
+        known = len(sequence) if known is None else known
+        state = self.cache.state(user, sequence, known, erasures)
+        np.testing.assert_array_equal(state.item_hash_L, sequence.item_hash[:known])
+        np.testing.assert_array_equal(state.timestamp_L, sequence.timestamp[:known])
+        return state
+
+    def counted(self) -> dict[str, float]:
+        samples = self.metrics.user_cache.collect()[0].samples
+        return {sample.labels["outcome"]: sample.value for sample in samples if sample.name.endswith("_total")}
+
+    def bytes(self) -> float:
+        return self.metrics.user_cache_bytes.collect()[0].samples[0].value
+
+
+def test_hit_extended_prepared(runtime: ScoringRuntime) -> None:
+    cached = Cached(runtime)
+    for time in range(5):
+        cached.append("u", time, time)
+        cached.read("u")
+    assert cached.read("u") is cached.read("u")
+    assert cached.counted() == {"prepared": 1, "extended": 4, "hit": 2}
+    cached.append("u", 9, 2)
+    cached.read("u")
+    assert cached.counted()["prepared"] == 2, "a late behavior prepares the user anew"
+
+
+def test_past_the_longest_history_the_newest_behavior_still_counts(runtime: ScoringRuntime) -> None:
+    cached = Cached(runtime, max_length=5)
+    for time in range(12):
+        cached.append("u", time, time)
+        assert cached.read("u").timestamp_L[-1] == time
+
+
+def test_an_extended_user_scores_as_a_prepared_one(runtime: ScoringRuntime) -> None:
+    cached = Cached(runtime)
+    for time in range(40):
+        cached.append("u", time % 7, 1_600_000_000 + time * 3600)
+        extended = cached.read("u")
+    prepared = runtime.prepare(extended.item_hash_L, extended.timestamp_L)
+    now = 1_600_000_000 + 86_400 * 3
+    np.testing.assert_allclose(
+        runtime.score(extended, ITEM[:50], now).click_probability_N, runtime.score(prepared, ITEM[:50], now).click_probability_N, atol=1e-6
+    )
+
+
+def test_a_request_in_the_past_sees_its_past_and_takes_nothing_from_the_present(runtime: ScoringRuntime) -> None:
+    cached = Cached(runtime)
+    for time in range(6):
+        cached.append("u", time, time)
+    whole = cached.read("u")
+    assert cached.read("u", known=3).length == 3
+    assert cached.read("u") is whole
+
+
+def test_behaviors_ahead_of_the_clock_do_not_cost_a_preparation_each(runtime: ScoringRuntime) -> None:
+    cached = Cached(runtime)
+    for time in range(6):
+        cached.append("u", time, time)
+    assert cached.read("u", known=5) is cached.read("u", known=5)
+    assert cached.read("u").length == 6
+    assert cached.counted() == {"prepared": 1, "hit": 1, "extended": 1}
+
+
+def test_bytes_are_bounded_least_recently_used_out_first(runtime: ScoringRuntime) -> None:
+    cached = Cached(runtime)
+    for user in "abc":
+        for time in range(20):
+            cached.append(user, time, time)
+    size = cached.read("a").nbytes
+    tight = Cached(runtime, max_bytes=size * 2 + size // 2)
+    tight.store = cached.store
+    for user in ("a", "b", "a", "c", "a"):
+        tight.read(user)
+        assert tight.bytes() <= size * 2.5
+    assert tight.counted() == {"prepared": 3, "hit": 2}, "b went, a stayed"
+    none = Cached(runtime, max_bytes=0)
+    none.store = cached.store
+    none.read("a")
+    assert none.bytes() == 0
+
+
+def test_an_erased_user_does_not_come_back_with_a_request_that_was_under_way(runtime: ScoringRuntime) -> None:
+    cached = Cached(runtime)
+    cached.append("u", 1, 1)
+    erasures, sequence = cached.cache.erasures(), cached.store.read("u")
+    cached.store.delete("u")
+    cached.cache.forget("u")
+    assert cached.cache.state("u", sequence, 1, erasures).length == 1
+    assert cached.bytes() == 0
