@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,18 +9,23 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 from fastapi import APIRouter, FastAPI
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
+from model.artifact import versions
 from service.errors import Problem, shown
-from service.metrics import STAGES, Metrics
+from service.metrics import Metrics
+from service.request_body import read_body
 from service.request_context import request_id_of
 from service.schemas import (
     MAX_TIMESTAMP,
     WIRE,
+    BatchRequest,
     BehaviorsAnswer,
     BehaviorsRequest,
     DeleteAnswer,
+    Model,
+    ModelsAnswer,
     RecommendRequest,
     ScoreRequest,
     decode,
@@ -29,6 +33,7 @@ from service.schemas import (
 )
 from service.scorer import Scorer, Stages
 from service.settings import Settings
+from service.user_behaviors import UserBehaviors
 
 _MAX_LISTED = 1000
 
@@ -44,7 +49,7 @@ def _answer(name: str) -> dict[int | str, dict[str, Any]]:
     return {200: {"description": "ok", "content": {"application/json": {"schema": schema}}}, "4XX": problem, "5XX": problem}
 
 
-def create_router(settings: Settings, scorer: Scorer, metrics: Metrics, clock: Callable[[], float]) -> APIRouter:
+def create_router(settings: Settings, scorer: Scorer, behaviors: UserBehaviors, metrics: Metrics, clock: Callable[[], float]) -> APIRouter:
     """The routes of version 1.
 
     Args: `clock` unix seconds, the default request time.
@@ -57,9 +62,23 @@ def create_router(settings: Settings, scorer: Scorer, metrics: Metrics, clock: C
     async def score(request: Request) -> Response:
         """Score candidates for one user, in order."""
         started, stages = time.monotonic(), Stages()
-        wanted = decode(ScoreRequest, await _body(request, settings))
+        wanted = decode(ScoreRequest, await read_body(request, settings))
         answer = await scorer.score(wanted, request_id_of(request), int(clock()), stages, started)
         return _timed(answer, stages, started, metrics)
+
+    @router.post(
+        "/v1/score:batch",
+        openapi_extra=_body_schema(BatchRequest),
+        responses=_answer("BatchAnswer"),
+        response_model=None,
+        tags=["scoring"],
+    )
+    async def score_batch(request: Request) -> Response:
+        """Score several requests, answered in order, each with its own status; the stage times are their sums."""
+        started, stages = time.monotonic(), Stages()
+        wanted = decode(BatchRequest, await read_body(request, settings))
+        answer = await scorer.score_batch(wanted, request_id_of(request), int(clock()), stages, started)
+        return _timed(answer, stages, started)
 
     @router.post(
         "/v1/recommend",
@@ -71,7 +90,7 @@ def create_router(settings: Settings, scorer: Scorer, metrics: Metrics, clock: C
     async def recommend(request: Request) -> Response:
         """Retrieve candidates from the catalogue and rank them."""
         started, stages = time.monotonic(), Stages()
-        wanted = decode(RecommendRequest, await _body(request, settings))
+        wanted = decode(RecommendRequest, await read_body(request, settings))
         answer = await scorer.recommend(wanted, request_id_of(request), int(clock()), stages, started)
         return _timed(answer, stages, started, metrics)
 
@@ -84,7 +103,7 @@ def create_router(settings: Settings, scorer: Scorer, metrics: Metrics, clock: C
     )
     async def post_behaviors(request: Request) -> Response:
         """Store behaviors; an answered behavior counts in the user's very next score."""
-        appended = await scorer.append(decode(BehaviorsRequest, await _body(request, settings)))
+        appended = await behaviors.append(decode(BehaviorsRequest, await read_body(request, settings)))
         return _json(BehaviorsAnswer(request_id_of(request), appended.accepted, appended.duplicates))
 
     @router.get("/v1/users/{user_id:path}/behaviors", responses=_answer("UserBehaviorsAnswer"), response_model=None, tags=["behaviors"])
@@ -93,13 +112,20 @@ def create_router(settings: Settings, scorer: Scorer, metrics: Metrics, clock: C
         user = _path_id(request, place=-2)
         how_many = _integer("limit", limit, 1, _MAX_LISTED)
         until = None if before is None else _integer("before", before, 0, MAX_TIMESTAMP)
-        return _json(scorer.behaviors(user, how_many, until, request_id_of(request)))
+        return _json(await behaviors.listed(user, how_many, until, request_id_of(request)))
 
     @router.delete("/v1/users/{user_id:path}", responses=_answer("DeleteAnswer"), response_model=None, tags=["behaviors"])
     async def delete_user(request: Request, user_id: str) -> Response:
         """Erase everything held about a user."""
         user = _path_id(request, place=-1)
-        return _json(DeleteAnswer(request_id_of(request), await asyncio.to_thread(scorer.delete, user)))
+        return _json(DeleteAnswer(request_id_of(request), await behaviors.delete(user)))
+
+    @router.get("/v1/models", responses=_answer("ModelsAnswer"), response_model=None, tags=["models"])
+    async def get_models(request: Request) -> Response:
+        """The model versions in the artifacts directory, and which of them answers."""
+        runtime = scorer.runtime
+        models = [Model(version, version == runtime.version) for version in versions(settings.artifacts)]
+        return _json(ModelsAnswer(request_id_of(request), models, runtime.as_of, runtime.metrics))
 
     return router
 
@@ -117,37 +143,15 @@ def document(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-async def _body(request: Request, settings: Settings) -> bytes:
-    """The request's body. Raises: Problem 413 too large, 415 compressed, 408 too slow."""
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise Problem(415, f"content-encoding {shown(request.headers['content-encoding'])} is not accepted; send plain JSON")
-    limit = settings.max_body_bytes
-    declared = request.headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared) > limit:
-        raise Problem(413, f"the body has {declared} bytes, at most {limit} are accepted")
-    parts, size = [], 0
-    try:
-        async with asyncio.timeout(settings.body_timeout_s):
-            async for part in request.stream():
-                size += len(part)
-                if size > limit:
-                    raise Problem(413, f"the body is larger than the {limit} bytes accepted")
-                parts.append(part)
-    except TimeoutError:
-        raise Problem(408, f"the body did not arrive within {settings.body_timeout_s} s") from None
-    except ClientDisconnect:
-        raise Problem(400, "the client went away while sending") from None
-    return b"".join(parts)
-
-
 def _json(answer: msgspec.Struct, headers: dict[str, str] | None = None) -> Response:
     return Response(msgspec.json.encode(answer), headers=headers, media_type="application/json")
 
 
-def _timed(answer: msgspec.Struct, stages: Stages, started: float, metrics: Metrics) -> Response:
+def _timed(answer: msgspec.Struct, stages: Stages, started: float, metrics: Metrics | None = None) -> Response:
     content = msgspec.json.encode(answer)
-    times = {name: getattr(stages, name, 0.0) for name in STAGES} | {"total": (time.monotonic() - started) * 1e3}
-    metrics.observe(times)
+    times = stages.times(started)
+    if metrics is not None:
+        metrics.observe(times)
     header = ", ".join(f"{name};dur={value:.3f}" for name, value in times.items())
     return Response(content, headers={"Server-Timing": header}, media_type="application/json")
 

@@ -19,6 +19,7 @@ from service.admission import Admission
 from service.api import create_router, document
 from service.behavior_store import BehaviorStore, StoreError, StoreFull
 from service.console import console_router
+from service.drain import Drain
 from service.errors import Problem
 from service.file_store import FileStore
 from service.memory_store import MemoryStore
@@ -26,6 +27,7 @@ from service.metrics import Metrics
 from service.request_context import RequestContext, on_http_exception, on_problem, on_store_full
 from service.scorer import Scorer
 from service.settings import Settings
+from service.user_behaviors import UserBehaviors
 
 _log = logging.getLogger("dare.service")
 
@@ -50,17 +52,19 @@ def create_app(settings: Settings, store: BehaviorStore | None = None, clock: Ca
     runtime = ScoringRuntime.load(
         settings.artifacts, num_threads=settings.threads_per_request, search=settings.search_backend, ranking=settings.ranking_backend
     )
-    behaviors = open_store(settings.store) if store is None else store
+    opened = open_store(settings.store) if store is None else store
     metrics = Metrics()
     metrics.model.labels(runtime.version).set(1)
-    admission = Admission(settings.inference_threads, settings.queue_length, settings.queue_wait_ms / 1e3, settings.retry_after_s, metrics)
-    scorer = Scorer(settings, runtime, behaviors, metrics, admission)
+    queue = (settings.queue_length, settings.queue_wait_ms / 1e3, settings.retry_after_s, metrics)
+    scorer = Scorer(settings, runtime, opened, metrics, Admission("score", settings.inference_threads, *queue))
+    behaviors = UserBehaviors(settings, runtime, opened, metrics, Admission("store", settings.store_threads, *queue), scorer.forget)
+    drain = Drain(settings.drain_s)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         _log.info("serving %s", runtime.describe())
-        yield
-        admission.draining = True
+        with drain.announced():
+            yield
         scorer.close()
         behaviors.close()
 
@@ -72,9 +76,9 @@ def create_app(settings: Settings, store: BehaviorStore | None = None, clock: Ca
         redoc_url=None,
         separate_input_output_schemas=False,
     )
-    app.include_router(create_router(settings, scorer, metrics, clock))
-    app.include_router(console_router(scorer))
-    _operations(app, runtime, admission, metrics)
+    app.include_router(create_router(settings, scorer, behaviors, metrics, clock))
+    app.include_router(console_router(behaviors))
+    _operations(app, runtime, drain, metrics)
     document(app)
     app.add_middleware(RequestContext, metrics=metrics, max_header_bytes=settings.max_header_bytes)
     app.add_exception_handler(Problem, on_problem)
@@ -83,7 +87,7 @@ def create_app(settings: Settings, store: BehaviorStore | None = None, clock: Ca
     return app
 
 
-def _operations(app: FastAPI, runtime: ScoringRuntime, admission: Admission, metrics: Metrics) -> None:
+def _operations(app: FastAPI, runtime: ScoringRuntime, drain: Drain, metrics: Metrics) -> None:
     @app.get("/livez", response_model=None, tags=["operations"])
     async def livez() -> Response:
         """The process answers."""
@@ -92,8 +96,8 @@ def _operations(app: FastAPI, runtime: ScoringRuntime, admission: Admission, met
     @app.get("/readyz", response_model=None, tags=["operations"])
     async def readyz() -> Response:
         """A model is loaded and the server is not draining; says which backends run and why."""
-        if admission.draining:
-            raise Problem(503, "draining", retry_after_s=1, kind="draining")
+        if drain.draining:
+            raise Problem(503, "the server is about to stop", retry_after_s=1, kind="draining")
         return _plain({"status": "ready", "model": runtime.describe()})
 
     @app.get("/metrics", response_model=None, tags=["operations"])

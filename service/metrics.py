@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-STAGES = ("queue", "store", "search", "rank", "total")
 _BUCKETS = (0.0002, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
 
@@ -15,8 +14,8 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.requests = Counter("dare_requests", "Answers by route and status.", ["route", "status"], registry=self.registry)
         self.stage = Histogram("dare_stage_seconds", "Time of each stage of scoring.", ["stage"], buckets=_BUCKETS, registry=self.registry)
-        self.refused = Counter("dare_refused", "Requests refused by admission.", ["reason"], registry=self.registry)
-        self.in_flight = Gauge("dare_in_flight", "Requests being scored now.", registry=self.registry)
+        self.refused = Counter("dare_refused", "Requests refused by admission.", ["work", "reason"], registry=self.registry)
+        self.in_flight = Gauge("dare_in_flight", "Requests being worked on now.", ["work"], registry=self.registry)
         self.candidates = Counter("dare_candidates", "Candidates scored.", registry=self.registry)
         self.behaviors = Counter("dare_behaviors", "Behaviors posted, by outcome.", ["outcome"], registry=self.registry)
         self.user_cache = Counter("dare_user_cache", "Look-ups of prepared users, by outcome.", ["outcome"], registry=self.registry)

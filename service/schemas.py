@@ -6,7 +6,7 @@ import re
 from typing import Annotated, Any, TypeVar
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from service.errors import Problem, shown, shown_reason
 
@@ -45,6 +45,12 @@ class ScoreRequest(Struct, forbid_unknown_fields=True):
     explain: Annotated[int, Meta(ge=0, le=MAX_EXPLAIN)] = 0
     budget_ms: Annotated[int, Meta(ge=1, le=600_000)] | None = None
     model_version: Text | None = None
+
+
+class BatchRequest(Struct, forbid_unknown_fields=True):
+    """POST /v1/score:batch. Each request is decoded on its own, so that a bad one does not fail the others."""
+
+    requests: Annotated[list[Raw], Meta(min_length=1)]
 
 
 class RecommendRequest(Struct, forbid_unknown_fields=True):
@@ -92,6 +98,21 @@ class ScoreAnswer(Struct, omit_defaults=True):
     explanations: list[list[Explanation]] | UnsetType = UNSET
 
 
+class BatchedAnswer(Struct, omit_defaults=True):
+    """One answer of a batch: `status` and either `answer` or `problem`, a problem document."""
+
+    status: int
+    answer: ScoreAnswer | UnsetType = UNSET
+    problem: dict[str, Any] | UnsetType = UNSET
+
+
+class BatchAnswer(Struct):
+    """Answer of POST /v1/score:batch, in the order of the requests."""
+
+    request_id: str
+    answers: list[BatchedAnswer]
+
+
 class RecommendedItem(Struct, omit_defaults=True):
     """One recommended item."""
 
@@ -102,12 +123,13 @@ class RecommendedItem(Struct, omit_defaults=True):
 
 
 class RecommendAnswer(Struct):
-    """Answer of POST /v1/recommend, best first; `pool` candidates were scored."""
+    """Answer of POST /v1/recommend, best first; `pool` candidates were scored, `unknown_candidates` are positions in `items`."""
 
     request_id: str
     model_version: str
     items: list[RecommendedItem]
     pool: int
+    unknown_candidates: list[int]
     sequence_length: int
     sequence_length_used: int
     degraded: bool
@@ -147,15 +169,43 @@ class DeleteAnswer(Struct):
     erased: int
 
 
-WIRE = [ScoreRequest, ScoreAnswer, RecommendRequest, RecommendAnswer, BehaviorsRequest, BehaviorsAnswer, UserBehaviorsAnswer, DeleteAnswer]
+class Model(Struct):
+    """One model version in the artifacts directory; `active` is the one that answers."""
+
+    version: str
+    active: bool
+
+
+class ModelsAnswer(Struct):
+    """Answer of GET /v1/models; `as_of` is the newest time in the active model's training data, `metrics` its evaluation."""
+
+    request_id: str
+    models: list[Model]
+    as_of: int
+    metrics: dict[str, Any]
+
+
+WIRE = [
+    ScoreRequest,
+    ScoreAnswer,
+    BatchRequest,
+    BatchAnswer,
+    RecommendRequest,
+    RecommendAnswer,
+    BehaviorsRequest,
+    BehaviorsAnswer,
+    UserBehaviorsAnswer,
+    DeleteAnswer,
+    ModelsAnswer,
+]
 
 Wire = TypeVar("Wire", bound=Struct)
 _DECODERS: dict[type[Struct], msgspec.json.Decoder[Any]] = {
-    kind: msgspec.json.Decoder(kind) for kind in (ScoreRequest, RecommendRequest, BehaviorsRequest)
+    kind: msgspec.json.Decoder(kind) for kind in (ScoreRequest, BatchRequest, RecommendRequest, BehaviorsRequest)
 }
 
 
-def decode(kind: type[Wire], body: bytes) -> Wire:
+def decode(kind: type[Wire], body: bytes | Raw) -> Wire:
     """Decode a body. Raises: Problem 400 for what is not JSON, 422 naming pointer and value for what is not a `kind`."""
     try:
         value: Wire = _DECODERS[kind].decode(body)
@@ -185,7 +235,7 @@ def id_texts(values: list[str | int], pointer: str, field: str = "") -> list[str
     return texts
 
 
-def _invalid(message: str, body: bytes) -> Problem:
+def _invalid(message: str, body: bytes | Raw) -> Problem:
     reason, _, path = message.rpartition(" - at `$") if " - at `$" in message else (message, "", "")
     reason = shown_reason(reason)
     pointer = "".join(f"/{part}" for part in re.findall(r"[^.\[\]`]+", path))

@@ -12,23 +12,24 @@ from typing import TypeVar
 import msgspec
 import numpy as np
 
-from model.item_hash import hash_item_id, hash_item_ids
+from model.item_hash import hash_item_ids
 from model.runtime import Kept, Scored, ScoringRuntime
 from model.user_state import UserState
 from service.admission import Admission, Deadline
-from service.behavior_store import U64, Appended, BehaviorSequence, BehaviorStore, NewBehavior
-from service.errors import Problem, shown
+from service.behavior_store import U64, BehaviorSequence, BehaviorStore
+from service.errors import Problem, problem_document, shown
 from service.metrics import Metrics
 from service.schemas import (
-    BehaviorsRequest,
+    BatchAnswer,
+    BatchedAnswer,
+    BatchRequest,
     Explanation,
     RecommendAnswer,
     RecommendedItem,
     RecommendRequest,
     ScoreAnswer,
     ScoreRequest,
-    StoredBehavior,
-    UserBehaviorsAnswer,
+    decode,
     id_text,
     id_texts,
 )
@@ -47,6 +48,18 @@ class Stages:
     search: float = 0.0
     rank: float = 0.0
 
+    def add(self, other: Stages) -> None:
+        """Add the times of another request."""
+        self.queue += other.queue
+        self.store += other.store
+        self.search += other.search
+        self.rank += other.rank
+
+    def times(self, started: float) -> dict[str, float]:
+        """The stages and their total since `started` (monotonic s), ms: what `Server-Timing` and the metrics show."""
+        total = (time.monotonic() - started) * 1e3
+        return {"queue": self.queue, "store": self.store, "search": self.search, "rank": self.rank, "total": total}
+
 
 class Scorer:
     """Answers requests; inference runs in its threads, never on the event loop."""
@@ -54,7 +67,7 @@ class Scorer:
     def __init__(self, settings: Settings, runtime: ScoringRuntime, store: BehaviorStore, metrics: Metrics, admission: Admission) -> None:
         self._settings = settings
         self.runtime = runtime
-        self.store = store
+        self._store = store
         self._metrics = metrics
         self._admission = admission
         self._cache = UserCache(runtime, settings.user_cache_bytes, metrics)
@@ -66,6 +79,28 @@ class Scorer:
         deadline = Deadline(request.budget_ms, started)
         return await self._inference(lambda: self._score(request, candidates, request_id, now, stages), deadline, stages)
 
+    async def score_batch(self, request: BatchRequest, request_id: str, now: int, stages: Stages, started: float) -> BatchAnswer:
+        """Score the requests one after the other, each admitted and answered on its own. Raises: Problem for the batch as a whole."""
+        limit = self._settings.max_batch
+        if len(request.requests) > limit:
+            raise Problem(422, f"at most {limit} requests, got {len(request.requests)}", pointer="/requests")
+        answers, explained = [], 0
+        for place, raw in enumerate(request.requests):
+            own = Stages()
+            began = time.monotonic()
+            try:
+                wanted = decode(ScoreRequest, raw)
+                explained += wanted.explain * len(wanted.candidates)
+                self._check_explained(explained)
+                answers.append(BatchedAnswer(200, answer=await self.score(wanted, request_id, now, own, started)))
+                self._metrics.observe(own.times(began))
+            except Problem as problem:
+                if problem.pointer is not None:
+                    problem.pointer = f"/requests/{place}{problem.pointer}"
+                answers.append(BatchedAnswer(problem.status, problem=problem_document(problem, request_id)))
+            stages.add(own)
+        return BatchAnswer(request_id, answers)
+
     async def recommend(self, request: RecommendRequest, request_id: str, now: int, stages: Stages, started: float) -> RecommendAnswer:
         """Retrieve, score and order candidates. Raises: Problem."""
         self._check_model(request.model_version)
@@ -74,41 +109,9 @@ class Scorer:
         deadline = Deadline(request.budget_ms, started)
         return await self._inference(lambda: self._recommend(request, request_id, now, stages), deadline, stages)
 
-    async def append(self, request: BehaviorsRequest) -> Appended:
-        """Store the posted behaviors, all or nothing. Raises: Problem, StoreFull."""
-        new, count = [], dict[str, int]()
-        if len(request.behaviors) > self._settings.max_posted_behaviors:
-            raise Problem(
-                422, f"at most {self._settings.max_posted_behaviors} behaviors, got {len(request.behaviors)}", pointer="/behaviors"
-            )
-        for place, posted in enumerate(request.behaviors):
-            user_id = id_text(posted.user_id, f"/behaviors/{place}/user_id")
-            count[user_id] = count.get(user_id, 0) + 1
-            item_hash = hash_item_id(id_text(posted.item_id, f"/behaviors/{place}/item_id"))
-            event = posted.event_id
-            event_hash = None if event is None else hash_item_id(id_text(event, f"/behaviors/{place}/event_id"))
-            new.append(NewBehavior(user_id, item_hash, posted.timestamp, event_hash))
-        most = max(count, key=lambda user_id: count[user_id])
-        if count[most] > self._settings.max_posted_per_user:
-            limit = self._settings.max_posted_per_user
-            raise Problem(422, f"at most {limit} behaviors for one user, got {count[most]} for {shown(most)}", pointer="/behaviors")
-        appended = await asyncio.to_thread(self.store.append, new)
-        self._metrics.behaviors.labels("accepted").inc(appended.accepted)
-        self._metrics.behaviors.labels("duplicate").inc(appended.duplicates)
-        return appended
-
-    def behaviors(self, user_id: str, limit: int, before: int | None, request_id: str) -> UserBehaviorsAnswer:
-        """The user's newest behaviors before a time, newest first."""
-        sequence = self.store.read(user_id)
-        end = len(sequence) if before is None else int(np.searchsorted(sequence.timestamp, before, side="left"))
-        listed = [self._stored(sequence, place) for place in range(end - 1, max(-1, end - 1 - limit), -1)]
-        return UserBehaviorsAnswer(request_id, user_id, len(sequence), listed)
-
-    def delete(self, user_id: str) -> int:
-        """Erase everything held about the user."""
-        erased = self.store.delete(user_id)
+    def forget(self, user_id: str) -> None:
+        """Drop what is held about the user."""
         self._cache.forget(user_id)
-        return erased
 
     def close(self) -> None:
         """Finish what runs, then let go of the threads."""
@@ -144,6 +147,11 @@ class Scorer:
     def _check_explain(self, explain: int) -> None:
         if explain > self.runtime.max_kept:
             raise Problem(422, f"explain is at most {self.runtime.max_kept} (what search keeps), got {explain}", pointer="/explain")
+
+    def _check_explained(self, explained: int) -> None:
+        limit = self._settings.max_candidates * self.runtime.max_kept
+        if explained > limit:
+            raise Problem(422, f"at most {limit} behaviors are explained in one batch, this request asks for number {explained}")
 
     def _score(self, request: ScoreRequest, candidates: U64, request_id: str, now: int, stages: Stages) -> ScoreAnswer:
         started = time.perf_counter()
@@ -187,7 +195,17 @@ class Scorer:
             )
             for place, explanation in zip(best, kept, strict=True)
         ]
-        return RecommendAnswer(request_id, self.runtime.version, items, len(pool), len(sequence), state.length, False, None)
+        return RecommendAnswer(
+            request_id=request_id,
+            model_version=self.runtime.version,
+            items=items,
+            pool=len(pool),
+            unknown_candidates=np.flatnonzero(scored.unknown_N[best]).tolist(),
+            sequence_length=len(sequence),
+            sequence_length_used=state.length,
+            degraded=False,
+            degraded_reason=None,
+        )
 
     def _inline(self, request: ScoreRequest) -> BehaviorSequence:
         behaviors = request.behaviors
@@ -200,7 +218,7 @@ class Scorer:
     def _stored_user(self, user_id: str, timestamp: int) -> tuple[BehaviorSequence, UserState]:
         """What the store holds about the user, prepared as of the request's time: behaviors later than it are ignored."""
         erasures = self._cache.erasures()
-        sequence = self.store.read(user_id)
+        sequence = self._store.read(user_id)
         known = _known(sequence, timestamp)
         if known == 0:
             return sequence, self._prepared(sequence, timestamp)
@@ -219,28 +237,23 @@ class Scorer:
         return scored
 
     def _explanations(self, state: UserState, kept: Kept, rows: range | list[int]) -> list[list[Explanation]]:
-        length = state.length
-        return [
-            [
-                Explanation(
-                    item_id=self.runtime.item_id(int(state.item_hash_L[place])),
-                    item_hash=str(int(state.item_hash_L[place])),
-                    timestamp=int(state.timestamp_L[place]),
-                    recency=length - place,
-                    score=float(kept.score_NE[row, rank]),
-                    weight=float(kept.weight_NE[row, rank]),
-                    text=self.runtime.item_text(int(state.item_hash_L[place])),
-                )
-                for rank, place in enumerate(kept.index_NE[row].tolist())
-                if place >= 0
-            ]
-            for row in rows
-        ]
-
-    def _stored(self, sequence: BehaviorSequence, place: int) -> StoredBehavior:
-        item_hash = int(sequence.item_hash[place])
-        timestamp = int(sequence.timestamp[place])
-        return StoredBehavior(self.runtime.item_id(item_hash), str(item_hash), timestamp, self.runtime.item_text(item_hash))
+        described = dict[int, tuple[str | None, str, int, dict[str, str]]]()
+        for place in np.unique(kept.index_NE[rows]).tolist():
+            if place >= 0:
+                item_hash = int(state.item_hash_L[place])
+                text = self.runtime.item_text(item_hash)
+                described[place] = (self.runtime.item_id(item_hash), str(item_hash), int(state.timestamp_L[place]), text)
+        index, score, weight = (array[rows].tolist() for array in (kept.index_NE, kept.score_NE, kept.weight_NE))
+        explanations = []
+        for of_candidate in zip(index, score, weight, strict=True):
+            explanation = []
+            for place, kept_score, kept_weight in zip(*of_candidate, strict=True):
+                if place >= 0:
+                    item_id, item_hash_text, timestamp, text = described[place]
+                    recency = state.length - place
+                    explanation.append(Explanation(item_id, item_hash_text, timestamp, recency, kept_score, kept_weight, text))
+            explanations.append(explanation)
+        return explanations
 
 
 def _known(sequence: BehaviorSequence, timestamp: int) -> int:

@@ -19,19 +19,27 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535, description="TCP port to listen on")
     workers: int = Field(default=1, ge=1, le=64, description="worker processes; the in-process stores allow one")
     inference_threads: int = Field(default=2, ge=1, le=256, description="requests scored at the same time")
+    store_threads: int = Field(default=2, ge=1, le=256, description="requests that post, list or erase behaviors at the same time")
     threads_per_request: int = Field(default=1, ge=1, le=64, description="threads of the kernels within one request")
     queue_length: int = Field(
-        default=32, ge=0, le=100_000, description="requests that may wait for an inference thread; more are answered 503"
+        default=32,
+        ge=0,
+        le=100_000,
+        description="requests that may wait for a thread, for scoring and for the store each; more are answered 503",
     )
-    queue_wait_ms: int = Field(default=250, ge=1, le=60_000, description="longest wait for an inference thread, ms; then 503")
+    queue_wait_ms: int = Field(default=250, ge=1, le=60_000, description="longest wait for a thread, ms; then 503")
     retry_after_s: int = Field(default=1, ge=1, le=3600, description="Retry-After of 503 answers, s")
     max_body_bytes: int = Field(default=16 * 2**20, ge=1024, description="largest request body, bytes; more is answered 413")
     body_timeout_s: float = Field(default=15.0, gt=0, le=600, description="longest time to receive a request body, s; then 408")
     max_header_bytes: int = Field(default=32_768, ge=1024, description="all headers of a request, bytes; more is answered 431")
     max_candidates: int = Field(default=4096, ge=1, le=100_000, description="candidates of one request")
+    max_batch: int = Field(default=64, ge=1, le=10_000, description="requests of one POST /v1/score:batch")
     max_inline_behaviors: int = Field(default=100_000, ge=1, le=100_000, description="inline behaviors of one request")
     max_posted_behaviors: int = Field(default=10_000, ge=1, le=1_000_000, description="behaviors of one POST /v1/behaviors")
     max_posted_per_user: int = Field(default=100, ge=1, le=100_000, description="behaviors for one user in one POST /v1/behaviors")
+    drain_s: float = Field(
+        default=0.0, ge=0, le=600, description="time between SIGTERM, when /readyz turns 503, and the end of listening, s"
+    )
     user_cache_bytes: int = Field(default=512 * 2**20, ge=0, description="prepared users kept in memory, bytes")
     search_backend: str = Field(default="auto", description="kernel of stage 1: auto or a name that `dare doctor` lists")
     ranking_backend: str = Field(default="auto", description="kernel of stage 2: auto or a name that `dare doctor` lists")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
-import itertools
 from pathlib import Path
 
 import msgspec
@@ -11,7 +9,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from service.errors import Problem
-from service.scorer import Scorer
+from service.user_behaviors import UserBehaviors
 
 _FOLDER = Path(__file__).parent
 _FILES = {"console.js": "text/javascript", "console.css": "text/css"}
@@ -26,7 +24,7 @@ class ListedUser(msgspec.Struct):
     length: int
 
 
-def console_router(scorer: Scorer) -> APIRouter:
+def console_router(behaviors: UserBehaviors) -> APIRouter:
     """The page, its two files, and the users it offers."""
     router = APIRouter(include_in_schema=False)
 
@@ -37,8 +35,7 @@ def console_router(scorer: Scorer) -> APIRouter:
     @router.get("/console/users", response_model=None)
     async def users(prefix: str = "") -> Response:
         """Up to 200 users, longest histories first among the first 100,000."""
-        seen = itertools.islice((u for u in scorer.store.users() if u[0].startswith(prefix)), 100_000)
-        longest = heapq.nlargest(_LISTED, seen, key=lambda user: (user[1], user[0]))
+        longest = await behaviors.longest(prefix, _LISTED)
         return Response(msgspec.json.encode([ListedUser(*user) for user in longest]), media_type="application/json")
 
     @router.get("/console/{name}", response_model=None)

@@ -130,6 +130,23 @@ def test_what_a_caller_sends_is_quoted_shortened(server: Server) -> None:
     assert server.client.post("/v1/score", json=[]).json()["errors"][0]["pointer"] == ""
 
 
+def test_bad_batches(server: Server) -> None:
+    for bad in ({"requests": []}, {"requests": {}}, {}, {"requests": [SCORE] * 65}, {"requests": [SCORE], "x": 1}):
+        refused(server.client.post("/v1/score:batch", json=bad), 422)
+    answers = server.client.post("/v1/score:batch", json={"requests": [1, None, [], "x", {}, SCORE]}).json()["answers"]
+    assert [answer["status"] for answer in answers] == [422] * 5 + [200]
+    deep = b'{"requests":[' + b"[" * 100_000 + b"]" * 100_000 + b"]}"
+    assert server.client.post("/v1/score:batch", content=deep).status_code in (200, 400)
+    broken = server.client.post("/v1/score:batch", content=b'{"requests":[{"user_id":"\xff","candidates":["x"]}, {"a":nul}]}')
+    assert broken.status_code in (200, 400)
+
+
+def test_what_a_batch_may_have_explained_is_bounded(small_server: Server) -> None:
+    asked = {"candidates": [f"item-{i}" for i in range(10)], "user_id": "u", "explain": 20}
+    answers = small_server.client.post("/v1/score:batch", json={"requests": [asked, asked]}).json()["answers"]
+    assert [answer["status"] for answer in answers] == [200, 422]
+
+
 def test_behavior_limits_are_all_or_nothing(small_server: Server) -> None:
     posted = [{"user_id": "one", "item_id": f"i{i}", "timestamp": i} for i in range(4)]
     refused(small_server.client.post("/v1/behaviors", json={"behaviors": posted}), 422, "at most 3", "one")

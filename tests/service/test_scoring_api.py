@@ -102,6 +102,27 @@ def test_an_unknown_item_is_explained_by_its_hash(server: Server) -> None:
     assert kept["item_id"] is None and kept["item_hash"] == str(hash_item_ids(["mystery"])[0])
 
 
+def test_a_batch_answers_in_order_each_with_its_own_status(server: Server, tiny: Tiny) -> None:
+    good = [{"user_id": tiny.log.user_id[u], "candidates": ["item-1", "item-2"], "timestamp": NOW} for u in (0, 1)]
+    bad = {"user_id": "x", "candidates": ["item-1", None]}
+    alone = [server.client.post("/v1/score", json=one).json()["scores"] for one in good]
+    response = server.client.post("/v1/score:batch", json={"requests": [good[0], bad, good[1], good[0] | {"model_version": "other"}]})
+    assert response.status_code == 200 and float(re.findall(r"search;dur=([\d.]+)", response.headers["Server-Timing"])[0]) > 0
+    answers = response.json()["answers"]
+    assert [answer["status"] for answer in answers] == [200, 422, 200, 409]
+    assert [answers[0]["answer"]["scores"], answers[2]["answer"]["scores"]] == alone
+    assert "problem" not in answers[0] and "answer" not in answers[1]
+    (error,) = answers[1]["problem"]["errors"]
+    assert error["pointer"] == "/requests/1/candidates/1" and "null" in error["message"]
+    assert answers[3]["problem"]["errors"][0]["pointer"] == "/requests/3/model_version"
+
+
+def test_models_are_listed(server: Server, tiny: Tiny) -> None:
+    answer = server.client.get("/v1/models").json()
+    assert answer["models"] == [{"version": tiny.version, "active": True}]
+    assert answer["as_of"] > 0 and "test" in answer["metrics"]
+
+
 def test_recommend_is_sorted_distinct_and_can_leave_out_what_was_seen(server: Server, tiny: Tiny) -> None:
     user = tiny.log.user_id[5]
     ask = {"user_id": user, "limit": 30, "timestamp": NOW, "explain": 2}

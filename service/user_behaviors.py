@@ -1,0 +1,117 @@
+"""What callers store, list and erase of a user's behaviors. Work on the store runs in threads of its own, never on the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+
+from model.item_hash import hash_item_id
+from model.runtime import ScoringRuntime
+from service.admission import Admission, Deadline
+from service.behavior_store import Appended, BehaviorSequence, BehaviorStore, NewBehavior
+from service.errors import Problem, shown
+from service.metrics import Metrics
+from service.schemas import BehaviorsRequest, StoredBehavior, UserBehaviorsAnswer, id_text
+from service.settings import Settings
+
+Result = TypeVar("Result")
+_CONSIDERED = 100_000
+
+
+class UserBehaviors:
+    """The store behind its limits.
+
+    Args: `forget` drops what is held about a user outside the store.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        runtime: ScoringRuntime,
+        store: BehaviorStore,
+        metrics: Metrics,
+        admission: Admission,
+        forget: Callable[[str], None],
+    ) -> None:
+        self._settings = settings
+        self._runtime = runtime
+        self._store = store
+        self._metrics = metrics
+        self._admission = admission
+        self._forget = forget
+        self._threads = ThreadPoolExecutor(settings.store_threads, thread_name_prefix="store")
+
+    async def append(self, request: BehaviorsRequest) -> Appended:
+        """Store the posted behaviors, all or nothing. Raises: Problem, StoreFull."""
+        limit, count = self._settings.max_posted_behaviors, len(request.behaviors)
+        if count > limit:
+            raise Problem(422, f"at most {limit} behaviors, got {count}", pointer="/behaviors")
+        appended = await self._with_store(lambda: self._store.append(self._checked(request)))
+        self._metrics.behaviors.labels("accepted").inc(appended.accepted)
+        self._metrics.behaviors.labels("duplicate").inc(appended.duplicates)
+        return appended
+
+    async def listed(self, user_id: str, limit: int, before: int | None, request_id: str) -> UserBehaviorsAnswer:
+        """The user's newest behaviors before a time, newest first."""
+
+        def work() -> UserBehaviorsAnswer:
+            sequence = self._store.read(user_id)
+            end = len(sequence) if before is None else int(np.searchsorted(sequence.timestamp, before, side="left"))
+            listed = [self._stored(sequence, place) for place in range(end - 1, max(-1, end - 1 - limit), -1)]
+            return UserBehaviorsAnswer(request_id, user_id, len(sequence), listed)
+
+        return await self._with_store(work)
+
+    async def delete(self, user_id: str) -> int:
+        """Erase everything held about the user; returns the behaviors erased. Raises: StoreFull."""
+
+        def work() -> int:
+            erased = self._store.delete(user_id)
+            self._forget(user_id)
+            return erased
+
+        return await self._with_store(work)
+
+    async def longest(self, prefix: str, limit: int) -> list[tuple[str, int]]:
+        """Up to `limit` users whose id begins with `prefix`, longest histories first among the first 100,000."""
+
+        def work() -> list[tuple[str, int]]:
+            users = itertools.islice((user for user in self._store.users() if user[0].startswith(prefix)), _CONSIDERED)
+            return heapq.nlargest(limit, users, key=lambda user: (user[1], user[0]))
+
+        return await self._with_store(work)
+
+    def close(self) -> None:
+        """Finish what runs, then let go of the threads and the store."""
+        self._threads.shutdown(wait=True)
+        self._store.close()
+
+    async def _with_store(self, work: Callable[[], Result]) -> Result:
+        async with self._admission.permit(Deadline(None, 0.0)):
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def _checked(self, request: BehaviorsRequest) -> list[NewBehavior]:
+        new, count = [], dict[str, int]()
+        for place, posted in enumerate(request.behaviors):
+            user_id = id_text(posted.user_id, f"/behaviors/{place}/user_id")
+            count[user_id] = count.get(user_id, 0) + 1
+            item_hash = hash_item_id(id_text(posted.item_id, f"/behaviors/{place}/item_id"))
+            event = posted.event_id
+            event_hash = None if event is None else hash_item_id(id_text(event, f"/behaviors/{place}/event_id"))
+            new.append(NewBehavior(user_id, item_hash, posted.timestamp, event_hash))
+        most = max(count, key=lambda user_id: count[user_id])
+        limit = self._settings.max_posted_per_user
+        if count[most] > limit:
+            raise Problem(422, f"at most {limit} behaviors for one user, got {count[most]} for {shown(most)}", pointer="/behaviors")
+        return new
+
+    def _stored(self, sequence: BehaviorSequence, place: int) -> StoredBehavior:
+        item_hash = int(sequence.item_hash[place])
+        timestamp = int(sequence.timestamp[place])
+        return StoredBehavior(self._runtime.item_id(item_hash), str(item_hash), timestamp, self._runtime.item_text(item_hash))
