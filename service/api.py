@@ -38,9 +38,19 @@ from service.user_behaviors import UserBehaviors
 _MAX_LISTED = 1000
 
 
+_SCORE = {"user_id": "1", "candidates": ["1029743", "908531"], "timestamp": 1_514_764_800, "explain": 3}
+_POSTED = {"user_id": "1", "item_id": "1029743", "timestamp": 1_514_764_800, "event_id": "basket-7/1"}
+_EXAMPLES: dict[type[msgspec.Struct], dict[str, Any]] = {
+    ScoreRequest: _SCORE,
+    BatchRequest: {"requests": [_SCORE]},
+    RecommendRequest: {"user_id": "1", "limit": 5, "timestamp": 1_514_764_800},
+    BehaviorsRequest: {"behaviors": [_POSTED]},
+}
+
+
 def _body_schema(kind: type[msgspec.Struct]) -> dict[str, Any]:
     schema = {"$ref": f"#/components/schemas/{kind.__name__}"}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": _EXAMPLES[kind]}}}}
 
 
 def _answer(name: str) -> dict[int | str, dict[str, Any]]:

@@ -73,11 +73,12 @@ def create_app(settings: Settings, store: BehaviorStore | None = None, clock: Ca
         version="1",
         description="Score candidates against a user's whole behavior history.",
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
         separate_input_output_schemas=False,
     )
     app.include_router(create_router(settings, scorer, behaviors, metrics, clock))
-    app.include_router(console_router(behaviors))
+    app.include_router(console_router(behaviors, runtime))
     _operations(app, runtime, drain, metrics)
     document(app)
     app.add_middleware(RequestContext, metrics=metrics, max_header_bytes=settings.max_header_bytes)

@@ -1,4 +1,7 @@
-"""The console at `GET /`: choose a user, see the ranked candidates, what search kept for each, and the stage times."""
+"""The console at `GET /` (choose a user, see the ranked candidates, what search kept for each, and the stage times) and `GET /docs`.
+
+Nothing on either page is loaded from elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,17 @@ from pathlib import Path
 
 import msgspec
 from fastapi import APIRouter
+from starlette.requests import Request
 from starlette.responses import Response
 
+from model.item_hash import hash_item_id
+from model.runtime import ScoringRuntime
 from service.errors import Problem
+from service.schemas import id_texts
 from service.user_behaviors import UserBehaviors
 
 _FOLDER = Path(__file__).parent
-_FILES = {"console.js": "text/javascript", "console.css": "text/css"}
+_FILES = {"console.js": "text/javascript", "docs.js": "text/javascript", "console.css": "text/css"}
 _LISTED = 200
 _POLICY = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'"
 
@@ -24,8 +31,15 @@ class ListedUser(msgspec.Struct):
     length: int
 
 
-def console_router(behaviors: UserBehaviors) -> APIRouter:
-    """The page, its two files, and the users it offers."""
+class ShownItem(msgspec.Struct):
+    """What the page shows of an item; `text` is empty for an item that the artifact does not know."""
+
+    item_id: str
+    text: dict[str, str]
+
+
+def console_router(behaviors: UserBehaviors, runtime: ScoringRuntime) -> APIRouter:
+    """The console, the page of the API, their files, and what they show of users and items."""
     router = APIRouter(include_in_schema=False)
 
     @router.get("/", response_model=None)
@@ -37,6 +51,19 @@ def console_router(behaviors: UserBehaviors) -> APIRouter:
         """Up to 200 users, longest histories first among the first 100,000."""
         longest = await behaviors.longest(prefix, _LISTED)
         return Response(msgspec.json.encode([ListedUser(*user) for user in longest]), media_type="application/json")
+
+    @router.get("/docs", response_model=None)
+    async def documentation() -> Response:
+        return _file("docs.html", "text/html")
+
+    @router.get("/console/items", response_model=None)
+    async def items(request: Request) -> Response:
+        """Texts of up to 200 items, asked for as `?id=A&id=B`, in their order."""
+        item_ids = request.query_params.getlist("id")
+        if len(item_ids) > _LISTED:
+            raise Problem(422, f"at most {_LISTED} ids, got {len(item_ids)}", pointer="/id")
+        shown = [ShownItem(item_id, runtime.item_text(hash_item_id(item_id))) for item_id in id_texts([*item_ids], "/id")]
+        return Response(msgspec.json.encode(shown), media_type="application/json")
 
     @router.get("/console/{name}", response_model=None)
     async def file(name: str) -> Response:

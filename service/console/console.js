@@ -2,6 +2,7 @@
 const $ = (id) => document.getElementById(id);
 const DAY = 86400;
 const KEPT = 8;
+const ASKED = 100;
 
 function element(tag, text, className) {
   const made = document.createElement(tag);
@@ -42,6 +43,7 @@ function keptList(explanation) {
     const bar = element("meter");
     bar.max = 1;
     bar.value = behavior.weight;
+    bar.ariaLabel = `weight of ${nameOf(behavior)}`;
     bar.title = `weight ${behavior.weight.toFixed(4)}, score ${behavior.score.toFixed(3)}`;
     row.append(bar, element("span", nameOf(behavior)), element("span", `${(100 * behavior.weight).toFixed(1)} % · ${day(behavior.timestamp)} · ${behavior.recency} back`, "dim"));
     list.append(row);
@@ -83,6 +85,15 @@ async function chooseUser() {
   $("when").value = toInput(newest + DAY);
 }
 
+async function textsOf(itemIds) {
+  const texts = new Map();
+  for (let start = 0; start < itemIds.length; start += ASKED) {
+    const query = new URLSearchParams(itemIds.slice(start, start + ASKED).map((item_id) => ["id", item_id]));
+    for (const item of (await api(`/console/items?${query}`)).answer) texts.set(item.item_id, item.text);
+  }
+  return texts;
+}
+
 async function rank() {
   const user = $("user").value.trim();
   const timestamp = fromInput($("when").value);
@@ -90,7 +101,8 @@ async function rank() {
   say("Ranking…");
   if (given.length) {
     const { answer, timing } = await api("/v1/score", { user_id: user, candidates: given, timestamp, explain: KEPT });
-    const items = given.map((item_id, place) => ({ item_id, score: answer.scores[place], explanation: answer.explanations[place] }));
+    const texts = await textsOf(given);
+    const items = given.map((item_id, place) => ({ item_id, text: texts.get(item_id), score: answer.scores[place], explanation: answer.explanations[place] }));
     items.sort((a, b) => b.score - a.score);
     showRanked(items);
     showTimes(timing);

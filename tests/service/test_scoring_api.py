@@ -195,14 +195,45 @@ def test_probes_metrics_and_documents(server: Server, tiny: Tiny) -> None:
     schema = server.client.get("/openapi.json").json()
     assert {"/v1/score", "/v1/recommend", "/v1/behaviors", "/v1/users/{user_id}"} <= set(schema["paths"])
     assert "candidates" in schema["components"]["schemas"]["ScoreRequest"]["properties"]
-    assert server.client.get("/docs").status_code == 200
+    for path, operations in schema["paths"].items():
+        for operation in operations.values():
+            if body := operation.get("requestBody"):
+                example = body["content"]["application/json"]["example"]
+                assert server.client.post(path, json=example).status_code == 200, "the documented example works"
 
 
-def test_the_console_and_its_files_are_served(server: Server) -> None:
-    page = server.client.get("/")
-    assert page.headers["content-type"].startswith("text/html")
-    for path in re.findall(r'(?:href|src)="(/console/[^"]+)"', page.text):
-        assert server.client.get(path).status_code == 200
+def every_reference(value: object) -> list[str]:
+    if isinstance(value, dict):
+        own = [value["$ref"]] if isinstance(value.get("$ref"), str) else []
+        return own + [found for inner in value.values() for found in every_reference(inner)]
+    return [found for inner in value for found in every_reference(inner)] if isinstance(value, list) else []
+
+
+def test_every_schema_that_is_referred_to_exists(server: Server) -> None:
+    schema = server.client.get("/openapi.json").json()
+    references = every_reference(schema)
+    assert "#/components/schemas/Explanation" in references
+    for reference in references:
+        assert reference.removeprefix("#/components/schemas/") in schema["components"]["schemas"]
+
+
+@pytest.mark.parametrize("page", ["/", "/docs"])
+def test_the_pages_load_nothing_from_elsewhere(server: Server, page: str) -> None:
+    answer = server.client.get(page)
+    assert answer.headers["content-type"].startswith("text/html")
+    assert answer.headers["content-security-policy"].startswith("default-src 'self'")
+    files = re.findall(r'(?:href|src)="(/console/[^"]+)"', answer.text)
+    assert len(files) == 2
+    for text in (answer.text, *(server.client.get(path).raise_for_status().text for path in files)):
+        assert not re.search(r"(?:https?:)?//[a-z0-9-]+\.[a-z]", text)
+
+
+def test_the_page_can_ask_for_users_and_items(server: Server) -> None:
+    items = server.client.get("/console/items", params={"id": ["item-5", "never heard of"]}).json()
+    assert items == [{"item_id": "item-5", "text": items[0]["text"]}, {"item_id": "never heard of", "text": {}}]
+    assert "Thing 5 é" in items[0]["text"].values()
+    assert server.client.get("/console/items", params={"id": ["x"] * 201}).status_code == 422
+    assert server.client.get("/console/users?prefix=user-1").json()[0]["user_id"].startswith("user-1")
     users = server.client.get("/console/users").json()
     assert users and users[0]["length"] >= users[-1]["length"]
 
