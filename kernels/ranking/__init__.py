@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from kernels.ranking import numpy_backend, reference
-from kernels.ranking.arguments import F32, I32, BehaviorRows, HeadWeights, RankTables, TargetRows, checked
+import numpy as np
+
+from kernels.checks import array
+from kernels.ranking import native_backend, numpy_backend, reference
+from kernels.ranking.arguments import F32, I32, BehaviorRows, HeadWeights, RankTables, TargetRows, checked, finite_where_kept
 
 __all__ = ["BehaviorRows", "HeadWeights", "RankTables", "TargetRows", "attention_weight", "pool_and_score", "ranking_backends"]
 
-_BACKENDS: dict[str, ModuleType] = {"numpy": numpy_backend, "reference": reference}
+_BACKENDS: dict[str, ModuleType] = {"native": native_backend, "numpy": numpy_backend, "reference": reference}
 
 
 def ranking_backends() -> dict[str, tuple[bool, str]]:
@@ -18,8 +21,11 @@ def ranking_backends() -> dict[str, tuple[bool, str]]:
 
 
 def attention_weight(index_NK: I32, score_NK: F32) -> F32:
-    """Softmax of the kept scores, 0 where the index is -1: f32 [N, K]."""
-    return numpy_backend.attention(score_NK, index_NK >= 0)[0]
+    """Softmax of the kept scores, 0 where the index is -1: f32 [N, K] of int32 and f32 [N, K]. Raises: ValueError naming the value."""
+    index = array("index_NK", index_NK, np.int32, (None, None))
+    score = array("score_NK", score_NK, np.float32, index.shape)
+    finite_where_kept(index, score)
+    return numpy_backend.attention(score, index >= 0)[0]
 
 
 def pool_and_score(
@@ -39,8 +45,9 @@ def pool_and_score(
     Softmax over the kept, gather of representation rows, interest h, x = [u ; h ; u * h ; mass ; extra], head, sigmoid.
 
     Args:
-        index_NK: int32 [N, K] positions among the behaviors, -1 for none. score_NK: f32 [N, K].
-        extra_NE: f32 [N, E]. head: as folded by `model.artifact`.
+        index_NK: int32 [N, K] positions among the behaviors, -1 for none. score_NK: f32 [N, K], finite where kept.
+        extra_NE: f32 [N, E], finite. head: as folded by `model.artifact`.
+        backend: "auto", the first that can run, or a name of `ranking_backends()`.
     Returns: click probability f32 [N] and mass f32 [N]; with none kept h = 0 and mass = 0.
     Raises: ValueError naming the argument and the value; RuntimeError when the named backend cannot run, with the reason.
     """

@@ -7,19 +7,22 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from kernels.checks import array, at_least, within
+from kernels.checks import array, at_least, finite, within
 
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
+Table = npt.NDArray[np.float32] | npt.NDArray[np.uint16]
 
 
 @dataclass(frozen=True, slots=True)
 class RankTables:
-    """Representation tables, f32: `item` [V, Ri], `category` [C, Rc], `recency` [P, Rp]; a row is [item ; category ; recency], width R."""
+    """Representation tables: `item` [V, Ri], `category` [C, Rc], `recency` [P, Rp]; a row is [item ; category ; recency], width R.
 
-    item: F32
-    category: F32
-    recency: F32
+    All float32, or all uint16 holding bf16 (see `kernels.ranking.bfloat16`)."""
+
+    item: Table
+    category: Table
+    recency: Table
 
     @property
     def width(self) -> int:
@@ -46,9 +49,8 @@ class TargetRows:
 
 @dataclass(frozen=True, slots=True)
 class HeadWeights:
-    """The head with BatchNorm folded into its first layer, f32: `w1` [F, H1], `b1` [H1], `w2` [H1, H2], `b2` [H2], `w3` [H2]; `a1`, `a2`
-    PReLU
-    slopes and `b3` are numbers. F = 3R + 1 + E, inputs [u ; h ; u * h ; mass ; extra]."""
+    """The head with BatchNorm folded into its first layer, f32: `w1` [F, H1], `b1` [H1], `w2` [H1, H2], `b2` [H2], `w3` [H2]; the
+    PReLU slopes `a1`, `a2` and `b3` are numbers. F = 3R + 1 + E, inputs [u ; h ; u * h ; mass ; extra]."""
 
     w1: F32
     b1: F32
@@ -74,6 +76,16 @@ class RankArguments:
     num_threads: int
 
 
+def finite_where_kept(index_NK: I32, score_NK: F32) -> None:
+    """Raises: ValueError naming the first score of a kept behavior that is NaN or infinite. Scores where nothing is kept are never read."""
+    bad = ~np.isfinite(score_NK)
+    if bad.any():
+        bad &= index_NK >= 0
+        if bad.any():
+            place = tuple(int(i) for i in np.argwhere(bad)[0])
+            raise ValueError(f"score_NK must be finite where index_NK is not -1, got {score_NK[place]} at {list(place)}")
+
+
 def checked(
     index_NK: I32,
     score_NK: F32,
@@ -89,11 +101,11 @@ def checked(
     score = array("score_NK", score_NK, np.float32, index.shape)
     num_targets, length = len(index), len(behavior.item_L)
     within("index_NK", index, -1, length)
-    if np.isnan(score).any():
-        raise ValueError("score_NK must not be NaN")
-    checked_tables = RankTables(
-        *(array(f"tables.{n}", getattr(tables, n), np.float32, (None, None)) for n in ("item", "category", "recency"))
-    )
+    finite_where_kept(index, score)
+    kind = np.uint16 if isinstance(tables.item, np.ndarray) and tables.item.dtype == np.uint16 else np.float32
+    checked_tables = RankTables(*(array(f"tables.{n}", getattr(tables, n), kind, (None, None)) for n in ("item", "category", "recency")))
+    if len(checked_tables.recency) == 0:
+        raise ValueError("tables.recency must hold row 0, the target's, got 0 rows")
     rows = BehaviorRows(*(array(f"behavior.{n}", getattr(behavior, n), np.int32, (length,)) for n in ("item_L", "category_L", "recency_L")))
     targets = TargetRows(*(array(f"target.{n}", getattr(target, n), np.int32, (num_targets,)) for n in ("item_N", "category_N")))
     for name, value, table in (
@@ -105,6 +117,7 @@ def checked(
     ):
         within(name, value, 0, len(table))
     extra = array("extra_NE", extra_NE, np.float32, (num_targets, None))
+    finite("extra_NE", extra)
     features = 3 * checked_tables.width + 1 + extra.shape[1]
     w1 = array("head.w1", head.w1, np.float32, (features, None))
     w2 = array("head.w2", head.w2, np.float32, (w1.shape[1], None))

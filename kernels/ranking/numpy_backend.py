@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kernels.ranking.arguments import F32, RankArguments
+from kernels.ranking.bfloat16 import as_float32
 
 _CELLS = 4_000_000
 
@@ -34,7 +35,7 @@ def features(a: RankArguments, rows: slice) -> tuple[F32, F32]:
     weight, mass = attention(a.score_NK[rows], valid)
     h = np.concatenate(
         [
-            np.einsum("nk,nkr->nr", weight, table[of_behavior[index]])
+            np.matmul(weight[:, None, :], as_float32(table[of_behavior[index]]))[:, 0]
             if len(of_behavior)
             else np.zeros((len(index), table.shape[1]), np.float32)
             for table, of_behavior in (
@@ -51,8 +52,8 @@ def features(a: RankArguments, rows: slice) -> tuple[F32, F32]:
 
 def target_rows(a: RankArguments, rows: slice) -> F32:
     """u = [item ; category ; recency 0] of the targets `rows`: [n, R]."""
-    item, category = a.tables.item[a.target.item_N[rows]], a.tables.category[a.target.category_N[rows]]
-    time = np.broadcast_to(a.tables.recency[0], (len(item), a.tables.recency.shape[1]))
+    item, category = as_float32(a.tables.item[a.target.item_N[rows]]), as_float32(a.tables.category[a.target.category_N[rows]])
+    time = np.broadcast_to(as_float32(a.tables.recency[0]), (len(item), a.tables.recency.shape[1]))
     return np.concatenate([item, category, time], axis=1)
 
 

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from kernels.ranking.arguments import F32, RankArguments
+from kernels.ranking.bfloat16 import as_float32
 
 
 def can_run() -> tuple[bool, str]:
@@ -17,6 +18,7 @@ def can_run() -> tuple[bool, str]:
 def pool(a: RankArguments) -> tuple[F32, F32]:
     """See `kernels.pool_and_score`."""
     num_targets = len(a.index_NK)
+    item, category, recency = (as_float32(table) for table in (a.tables.item, a.tables.category, a.tables.recency))
     probability, mass = np.zeros(num_targets, np.float32), np.zeros(num_targets, np.float32)
     for n in range(num_targets):
         kept = [(int(j), float(s)) for j, s in zip(a.index_NK[n], a.score_NK[n], strict=True) if j >= 0]
@@ -28,12 +30,12 @@ def pool(a: RankArguments) -> tuple[F32, F32]:
             log_mass = np.logaddexp(0.0, best + math.log(total))
             for j, s in kept:
                 parts = (
-                    a.tables.item[a.behavior.item_L[j]],
-                    a.tables.category[a.behavior.category_L[j]],
-                    a.tables.recency[a.behavior.recency_L[j]],
+                    item[a.behavior.item_L[j]],
+                    category[a.behavior.category_L[j]],
+                    recency[a.behavior.recency_L[j]],
                 )
                 h += math.exp(s - best) / total * np.concatenate(parts).astype(np.float64)
-        u = np.concatenate([a.tables.item[a.target.item_N[n]], a.tables.category[a.target.category_N[n]], a.tables.recency[0]])
+        u = np.concatenate([item[a.target.item_N[n]], category[a.target.category_N[n]], recency[0]])
         x = np.concatenate([u.astype(np.float64), h, u * h, [log_mass], a.extra_NE[n]])
         x = x @ a.head.w1 + a.head.b1
         x = np.where(x >= 0, x, a.head.a1 * x)

@@ -1,0 +1,238 @@
+// Stage 2 over the vector operations of one CPU level. No include guard: each rank_<level>.cpp defines TARGET, LANES, V and the v*
+// operations in its anonymous namespace, then includes this there, so no code of one level can be linked into another.
+
+#define INLINE TARGET __attribute__((always_inline)) inline
+#define UNROLL _Pragma("GCC unroll 8")
+
+// exp for x <= 0 within 2 ulp; below -87 it is e^-87, which no sum of weights that holds a 1 can see.
+INLINE V vexp(V x) {
+    x = vmax(x, vset(-87.0f));
+    const V n = vround(vmul(x, vset(1.44269504088896341f)));
+    V r = vfma(n, vset(-0.693359375f), x);
+    r = vfma(n, vset(2.12194440e-4f), r);
+    V p = vset(1.9875691500e-4f);
+    p = vfma(p, r, vset(1.3981999507e-3f));
+    p = vfma(p, r, vset(8.3334519073e-3f));
+    p = vfma(p, r, vset(4.1665795894e-2f));
+    p = vfma(p, r, vset(1.6666665459e-1f));
+    p = vfma(p, r, vset(5.0000001201e-1f));
+    p = vfma(p, vmul(r, r), r);
+    return vscale(vadd(p, vset(1.0f)), n);
+}
+
+INLINE V vload_row(const float* p) { return vload(p); }
+INLINE V vload_row(const uint16_t* p) { return vload_bf16(p); }
+INLINE V vload_row_n(const float* p, int n) { return vload_n(p, n); }
+INLINE V vload_row_n(const uint16_t* p, int n) { return vload_bf16_n(p, n); }
+
+// The kept of one target, compacted, with their weights.
+struct Kept {
+    int64_t count;
+    float mass;
+    float* weight;    // [K padded]
+    int32_t* row[3];  // [K] rows of item, category, recency
+};
+
+template <class T>
+TARGET void prepare(const RankCall& c, int64_t n, Kept& kept) {
+    const int32_t* index = c.index + n * c.num_kept;
+    const float* score = c.score + n * c.num_kept;
+    int64_t count = 0;
+    for (int64_t k = 0; k < c.num_kept; ++k) {
+        const int32_t j = index[k];
+        // Written always, kept only where valid: no branch to mispredict.
+        kept.row[0][count] = j;
+        kept.weight[count] = score[k];
+        count += j >= 0;
+    }
+    kept.count = count;
+    kept.mass = 0.0f;
+    if (count == 0) return;
+    for (int64_t k = 0; k < count; ++k) {
+        const int32_t j = kept.row[0][k];
+        kept.row[0][k] = c.behavior[0][j];
+        kept.row[1][k] = c.behavior[1][j];
+        kept.row[2][k] = c.behavior[2][j];
+        const char* row = static_cast<const char*>(c.table[0]) + kept.row[0][k] * c.width[0] * int64_t(sizeof(T));
+        for (int64_t byte = 0; byte < c.width[0] * int64_t(sizeof(T)); byte += 64) __builtin_prefetch(row + byte);
+    }
+    const int64_t end = (count + LANES - 1) / LANES * LANES;
+    for (int64_t k = count; k < end; ++k) kept.weight[k] = -3.0e38f;
+    V best_v = vload(kept.weight);
+    for (int64_t k = LANES; k < end; k += LANES) best_v = vmax(best_v, vload(kept.weight + k));
+    const float best = vhmax(best_v);
+    V total_v = vset(0.0f);
+    for (int64_t k = 0; k < end; k += LANES) {
+        const V power = vexp(vsub(vload(kept.weight + k), vset(best)));
+        vstore(kept.weight + k, power);
+        total_v = vadd(total_v, power);
+    }
+    const float total = vsum(total_v);
+    const V scale = vset(1.0f / total);
+    for (int64_t k = 0; k < end; k += LANES) vstore(kept.weight + k, vmul(vload(kept.weight + k), scale));
+    const float log_sum = best + std::log(total);
+    kept.mass = (log_sum > 0 ? log_sum : 0.0f) + std::log1p(std::exp(-std::fabs(log_sum)));
+}
+
+// NV vectors of columns of sum_k weight_k row_k; few columns take several independent sums, or the additions wait for one another.
+template <class T, int NV, bool TAIL>
+INLINE void pool_columns(const T* table, int64_t width, const int32_t* row, const float* weight, int64_t count, int tail, float* out) {
+    constexpr int WAYS = NV == 1 ? 4 : NV == 2 ? 2 : 1;
+    V sum[WAYS][NV];
+    UNROLL for (int w = 0; w < WAYS; ++w) {
+        UNROLL for (int j = 0; j < NV; ++j) sum[w][j] = vset(0.0f);
+    }
+    int64_t k = 0;
+    for (; k + WAYS <= count; k += WAYS) {
+        UNROLL for (int w = 0; w < WAYS; ++w) {
+            const T* p = table + row[k + w] * width;
+            const V share = vset(weight[k + w]);
+            UNROLL for (int j = 0; j < NV; ++j)
+                sum[w][j] = vfma(TAIL && j == NV - 1 ? vload_row_n(p + j * LANES, tail) : vload_row(p + j * LANES), share, sum[w][j]);
+        }
+    }
+    for (; k < count; ++k) {
+        const T* p = table + row[k] * width;
+        const V share = vset(weight[k]);
+        UNROLL for (int j = 0; j < NV; ++j)
+            sum[0][j] = vfma(TAIL && j == NV - 1 ? vload_row_n(p + j * LANES, tail) : vload_row(p + j * LANES), share, sum[0][j]);
+    }
+    UNROLL for (int w = 1; w < WAYS; ++w) {
+        UNROLL for (int j = 0; j < NV; ++j) sum[0][j] = vadd(sum[0][j], sum[w][j]);
+    }
+    UNROLL for (int j = 0; j < NV; ++j) {
+        if (TAIL && j == NV - 1) vstore_n(out + j * LANES, sum[0][j], tail);
+        else vstore(out + j * LANES, sum[0][j]);
+    }
+}
+
+template <class T>
+TARGET void pool_table(const T* table, int64_t width, const int32_t* row, const float* weight, int64_t count, float* out) {
+    int64_t left = width, at = 0;
+    for (; left >= 4 * LANES; left -= 4 * LANES, at += 4 * LANES) pool_columns<T, 4, false>(table + at, width, row, weight, count, 0, out + at);
+    const int tail = int(left % LANES), vectors = int((left + LANES - 1) / LANES);
+    switch (tail == 0 ? vectors : -vectors) {
+        case 1: pool_columns<T, 1, false>(table + at, width, row, weight, count, 0, out + at); break;
+        case 2: pool_columns<T, 2, false>(table + at, width, row, weight, count, 0, out + at); break;
+        case 3: pool_columns<T, 3, false>(table + at, width, row, weight, count, 0, out + at); break;
+        case -1: pool_columns<T, 1, true>(table + at, width, row, weight, count, tail, out + at); break;
+        case -2: pool_columns<T, 2, true>(table + at, width, row, weight, count, tail, out + at); break;
+        case -3: pool_columns<T, 3, true>(table + at, width, row, weight, count, tail, out + at); break;
+        case -4: pool_columns<T, 4, true>(table + at, width, row, weight, count, tail, out + at); break;
+        default: break;
+    }
+}
+
+template <class T>
+TARGET void copy_row(const T* row, int64_t width, float* out) {
+    int64_t at = 0;
+    for (; at + LANES <= width; at += LANES) vstore(out + at, vload_row(row + at));
+    if (at < width) vstore_n(out + at, vload_row_n(row + at, int(width - at)), int(width - at));
+}
+
+// The features of one target, in the plan's order.
+template <class T>
+TARGET void fill_features(const RankCall& c, const Kept& kept, int64_t n, float* x) {
+    const int64_t own = c.width[0] + c.width[1], recency = c.width[2];
+    float *u = x, *h = x + own, *product = h + own + recency;
+    int64_t at = 0;
+    for (int t = 0; t < 3; ++t) {
+        const T* table = static_cast<const T*>(c.table[t]);
+        if (t < 2) copy_row(table + c.target[t][n] * c.width[t], c.width[t], u + at);
+        pool_table(table, c.width[t], kept.row[t], kept.weight, kept.count, h + at);
+        at += c.width[t];
+    }
+    for (int64_t r = 0; r < own; ++r) product[r] = u[r] * h[r];
+    product[own] = kept.mass;
+    for (int64_t e = 0; e < c.num_extra; ++e) product[own + 1 + e] = c.extra[n * c.num_extra + e];
+}
+
+// M rows by NV vectors of prelu(x w + bias), accumulated in registers over all features.
+template <int M, int NV, bool TAIL>
+TARGET void layer_tile(const float* x, int64_t x_stride, const float* const* w_row, int64_t features, const float* bias, float slope,
+                       int64_t column, int tail, float* out, int64_t out_stride) {
+    V sum[M][NV];
+    UNROLL for (int j = 0; j < NV; ++j) {
+        const float* b = bias + column + j * LANES;
+        const V start = TAIL && j == NV - 1 ? vload_n(b, tail) : vload(b);
+        UNROLL for (int m = 0; m < M; ++m) sum[m][j] = start;
+    }
+    for (int64_t f = 0; f < features; ++f) {
+        const float* w = w_row[f] + column;
+        V w_v[NV];
+        UNROLL for (int j = 0; j < NV; ++j) w_v[j] = TAIL && j == NV - 1 ? vload_n(w + j * LANES, tail) : vload(w + j * LANES);
+        UNROLL for (int m = 0; m < M; ++m) {
+            const V x_v = vset(x[m * x_stride + f]);
+            UNROLL for (int j = 0; j < NV; ++j) sum[m][j] = vfma(x_v, w_v[j], sum[m][j]);
+        }
+    }
+    UNROLL for (int m = 0; m < M; ++m) {
+        UNROLL for (int j = 0; j < NV; ++j) {
+            const V y = vfma(vset(slope), vmin(sum[m][j], vset(0.0f)), vmax(sum[m][j], vset(0.0f)));
+            // Rows of `out` are padded: the lanes beyond the last column hold zeros.
+            vstore(out + m * out_stride + column + j * LANES, y);
+        }
+    }
+}
+
+template <int M>
+TARGET void layer_rows(const float* x, int64_t x_stride, const float* const* w_row, int64_t features, const float* bias, float slope,
+                       int64_t columns, float* out, int64_t out_stride) {
+    int64_t vectors = (columns + LANES - 1) / LANES, column = 0;
+    const int tail = int(columns % LANES);
+    // Panels as even as they can be: 13 vectors are 3 3 3 2 2, not 3 3 3 3 1.
+    for (int64_t panels = (vectors + NR - 1) / NR; panels > 0; --panels) {
+        const int64_t nv = (vectors + panels - 1) / panels;
+        const bool partial = tail != 0 && panels == 1;
+#define TILE(NV, TAIL) layer_tile<M, NV, TAIL>(x, x_stride, w_row, features, bias, slope, column, tail, out, out_stride)
+        if (nv == 1) partial ? TILE(1, true) : TILE(1, false);
+        else if (nv == 2) partial ? TILE(2, true) : TILE(2, false);
+        else partial ? TILE(NR, true) : TILE(NR, false);
+#undef TILE
+        vectors -= nv;
+        column += nv * LANES;
+    }
+}
+
+TARGET void layer(const float* x, int64_t x_stride, int64_t rows, const float* const* w_row, int64_t features, const float* bias, float slope,
+                  int64_t columns, float* out, int64_t out_stride) {
+    int64_t m = 0;
+    for (; m + MR <= rows; m += MR) layer_rows<MR>(x + m * x_stride, x_stride, w_row, features, bias, slope, columns, out + m * out_stride, out_stride);
+    for (; m + 4 <= rows; m += 4) layer_rows<4>(x + m * x_stride, x_stride, w_row, features, bias, slope, columns, out + m * out_stride, out_stride);
+    for (; m < rows; ++m) layer_rows<1>(x + m * x_stride, x_stride, w_row, features, bias, slope, columns, out + m * out_stride, out_stride);
+}
+
+TARGET float last_layer(const RankCall& c, const float* y) {
+    V sum = vset(0.0f);
+    int64_t j = 0;
+    for (; j + LANES <= c.hidden2; j += LANES) sum = vfma(vload(y + j), vload(c.w3 + j), sum);
+    if (j < c.hidden2) sum = vfma(vload(y + j), vload_n(c.w3 + j, int(c.hidden2 - j)), sum);
+    const float logit = vsum(sum) + c.b3, power = std::exp(-std::fabs(logit));
+    return (logit >= 0 ? 1.0f : power) / (1.0f + power);
+}
+
+template <class T>
+TARGET void rank_targets(const RankCall& c, const RankPlan& plan, int64_t first, int64_t last, float* scratch) {
+    const int64_t xs = padded(plan.features), s1 = padded(c.hidden1), s2 = padded(c.hidden2), kept_stride = padded(c.num_kept);
+    float *x = scratch, *y1 = x + kBlock * xs, *y2 = y1 + kBlock * s1, *at = y2 + kBlock * s2;
+    Kept kept[2];
+    for (Kept& one : kept) {
+        one.weight = at;
+        for (int t = 0; t < 3; ++t) one.row[t] = reinterpret_cast<int32_t*>(at + (t + 1) * kept_stride);
+        at += 4 * kept_stride;
+    }
+    // The rows of the next target are on their way while this one is pooled.
+    if (first < last) prepare<T>(c, first, kept[first & 1]);
+    for (int64_t start = first; start < last; start += kBlock) {
+        const int64_t rows = last - start < kBlock ? last - start : kBlock;
+        for (int64_t m = 0; m < rows; ++m) {
+            const int64_t n = start + m;
+            if (n + 1 < last) prepare<T>(c, n + 1, kept[(n + 1) & 1]);
+            fill_features<T>(c, kept[n & 1], n, x + m * xs);
+            c.mass[n] = kept[n & 1].mass;
+        }
+        layer(x, xs, rows, plan.w1_row.data(), plan.features, plan.b1.data(), c.a1, c.hidden1, y1, s1);
+        layer(y1, s1, rows, plan.w2_row.data(), c.hidden1, c.b2, c.a2, c.hidden2, y2, s2);
+        for (int64_t m = 0; m < rows; ++m) c.probability[start + m] = last_layer(c, y2 + m * s2);
+    }
+}

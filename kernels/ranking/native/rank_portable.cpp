@@ -1,0 +1,44 @@
+// Any CPU: four lanes of the compiler's own vector type (SSE2 on x86-64, NEON on aarch64, plain code elsewhere).
+#include <cmath>
+#include <cstring>
+
+#include "rank_call.hpp"
+
+#define TARGET
+namespace {
+constexpr int LANES = 4, MR = 4, NR = 2;
+typedef float V __attribute__((vector_size(16)));
+typedef int32_t I __attribute__((vector_size(16)));
+#define OP static inline
+
+OP V vset(float a) { return V{a, a, a, a}; }
+OP V vload(const float* p) { V v; std::memcpy(&v, p, sizeof v); return v; }
+OP V vload_n(const float* p, int n) { V v = vset(0.0f); for (int i = 0; i < n; ++i) v[i] = p[i]; return v; }
+OP void vstore(float* p, V v) { std::memcpy(p, &v, sizeof v); }
+OP void vstore_n(float* p, V v, int n) { for (int i = 0; i < n; ++i) p[i] = v[i]; }
+OP V vload_bf16_n(const uint16_t* p, int n) {
+    I v = I{0, 0, 0, 0};
+    for (int i = 0; i < n; ++i) v[i] = int32_t(uint32_t(p[i]) << 16);
+    return (V)v;
+}
+OP V vload_bf16(const uint16_t* p) { return vload_bf16_n(p, 4); }
+OP V vadd(V a, V b) { return a + b; }
+OP V vsub(V a, V b) { return a - b; }
+OP V vmul(V a, V b) { return a * b; }
+OP V vfma(V a, V b, V c) { return a * b + c; }
+OP V vselect(I mask, V a, V b) { return (V)((mask & (I)a) | (~mask & (I)b)); }
+OP V vmax(V a, V b) { return vselect(a > b, a, b); }
+OP V vmin(V a, V b) { return vselect(a < b, a, b); }
+// x <= 0 here, so half away from zero is a subtraction before truncation.
+OP V vround(V a) { return __builtin_convertvector(__builtin_convertvector(a - 0.5f, I), V); }
+OP V vscale(V a, V n) { return a * (V)((__builtin_convertvector(n, I) + 127) << 23); }
+OP float vsum(V a) { return (a[0] + a[2]) + (a[1] + a[3]); }
+OP float vhmax(V a) { a = vmax(a, V{a[2], a[3], a[0], a[1]}); return a[0] > a[1] ? a[0] : a[1]; }
+
+#include "rank_kernel.hpp"
+}  // namespace
+
+void rank_portable(const RankCall& c, const RankPlan& plan, int64_t first, int64_t last, float* scratch) {
+    if (c.bf16) rank_targets<uint16_t>(c, plan, first, last, scratch);
+    else rank_targets<float>(c, plan, first, last, scratch);
+}
