@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from model.artifact import versions
+from service.behavior_store import MAX_LENGTH
 from service.errors import Problem, shown
 from service.metrics import Metrics
 from service.request_body import read_body
@@ -117,12 +118,13 @@ def create_router(settings: Settings, scorer: Scorer, behaviors: UserBehaviors, 
         return _json(BehaviorsAnswer(request_id_of(request), appended.accepted, appended.duplicates))
 
     @router.get("/v1/users/{user_id:path}/behaviors", responses=_answer("UserBehaviorsAnswer"), response_model=None, tags=["behaviors"])
-    async def get_behaviors(request: Request, user_id: str, limit: str = "100", before: str | None = None) -> Response:
-        """A user's newest behaviors, newest first, optionally only those before a time."""
+    async def get_behaviors(request: Request, user_id: str, limit: str = "100", before: str | None = None, skip: str = "0") -> Response:
+        """A user's newest behaviors, newest first, optionally only those before a time; `skip` turns pages, also within one time."""
         user = _path_id(request, place=-2)
         how_many = _integer("limit", limit, 1, _MAX_LISTED)
         until = None if before is None else _integer("before", before, 0, MAX_TIMESTAMP)
-        return _json(await behaviors.listed(user, how_many, until, request_id_of(request)))
+        skipped = _integer("skip", skip, 0, MAX_LENGTH)
+        return _json(await behaviors.listed(user, how_many, until, skipped, request_id_of(request)))
 
     @router.delete("/v1/users/{user_id:path}", responses=_answer("DeleteAnswer"), response_model=None, tags=["behaviors"])
     async def delete_user(request: Request, user_id: str) -> Response:

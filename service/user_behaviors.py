@@ -57,12 +57,13 @@ class UserBehaviors:
         self._metrics.behaviors.labels("duplicate").inc(appended.duplicates)
         return appended
 
-    async def listed(self, user_id: str, limit: int, before: int | None, request_id: str) -> UserBehaviorsAnswer:
-        """The user's newest behaviors before a time, newest first."""
+    async def listed(self, user_id: str, limit: int, before: int | None, skip: int, request_id: str) -> UserBehaviorsAnswer:
+        """The user's newest behaviors before a time, newest first, after leaving out the newest `skip` of them."""
 
         def work() -> UserBehaviorsAnswer:
             sequence = self._store.read(user_id)
             end = len(sequence) if before is None else int(np.searchsorted(sequence.timestamp, before, side="left"))
+            end = max(0, end - skip)
             listed = [self._stored(sequence, place) for place in range(end - 1, max(-1, end - 1 - limit), -1)]
             return UserBehaviorsAnswer(request_id, user_id, len(sequence), listed)
 

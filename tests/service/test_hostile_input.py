@@ -179,7 +179,9 @@ def test_unknown_paths_and_methods(server: Server) -> None:
     refused(server.client.get("/console/..%2fapp.py"), 404)
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=1001", "limit=x", "limit=1e3", "before=-1", "before=99999999999", "limit=²"])
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=1001", "limit=x", "limit=1e3", "before=-1", "before=99999999999", "limit=²", "skip=-1", "skip=100001"]
+)
 def test_bad_queries(server: Server, query: str) -> None:
     refused(server.client.get(f"/v1/users/u/behaviors?{query}"), 422, query.partition("=")[0])
 

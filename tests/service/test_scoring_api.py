@@ -177,6 +177,16 @@ def test_behaviors_are_listed_newest_first_and_paged_by_time(server: Server, tin
     assert older[0]["timestamp"] < times[-1]
 
 
+def test_pages_leave_nothing_out_where_behaviors_share_a_time(server: Server) -> None:
+    basket = [{"user_id": "basket", "item_id": f"item-{i}", "timestamp": 50 + i // 8} for i in range(23)]
+    server.client.post("/v1/behaviors", json={"behaviors": basket})
+    pages = [
+        server.client.get("/v1/users/basket/behaviors", params={"limit": 5, "skip": skip, "before": 99}).json()["behaviors"]
+        for skip in range(0, 30, 5)
+    ]
+    assert [behavior["item_id"] for page in pages for behavior in page] == [f"item-{i}" for i in range(22, -1, -1)]
+
+
 def test_the_wrong_model_version_is_a_conflict(server: Server, tiny: Tiny) -> None:
     ask = {"user_id": "x", "candidates": ["item-1"], "model_version": tiny.version}
     assert server.client.post("/v1/score", json=ask).status_code == 200
