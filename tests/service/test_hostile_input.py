@@ -9,9 +9,13 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
+from hypothesis import settings as how_often
 from hypothesis import strategies as st
 
+from service.memory_store import MemoryStore
+from service.settings import Settings
+from tests.conftest import Tiny
 from tests.service.conftest import Server
 
 SCORE: dict[str, Any] = {"user_id": "u", "candidates": ["item-1"]}
@@ -171,6 +175,17 @@ def test_headers_too_large_are_a_431(server: Server) -> None:
     refused(server.client.get("/livez", headers={f"X-{i}": "x" * 100 for i in range(400)}), 431)
 
 
+def test_a_body_that_does_not_arrive_is_a_408(tiny: Tiny) -> None:
+    server = Server(Settings(artifacts=tiny.artifacts, body_timeout_s=0.05), MemoryStore())
+    try:
+        with socket.create_connection((server.client.base_url.host, server.client.base_url.port or 0)) as connection:
+            connection.sendall(b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+            answer = connection.recv(10_000)
+        assert answer.startswith(b"HTTP/1.1 408 ") and b"application/problem+json" in answer
+    finally:
+        server.stop()
+
+
 def test_unknown_paths_and_methods(server: Server) -> None:
     refused(server.client.get("/nowhere"), 404, "/nowhere")
     response = server.client.get("/v1/score")
@@ -213,7 +228,7 @@ fields = st.sampled_from(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@how_often(max_examples=150, deadline=None)
 @given(path=st.sampled_from(["/v1/score", "/v1/recommend", "/v1/behaviors"]), changes=st.dictionaries(fields, json_values, max_size=4))
 def test_generated_bodies_never_cost_a_5xx(server: Server, path: str, changes: dict[str, Any]) -> None:
     body = json.dumps(SCORE | changes).encode("utf-8", "surrogatepass")

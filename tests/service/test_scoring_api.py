@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote
 
 import numpy as np
@@ -77,6 +78,28 @@ def test_a_posted_behavior_counts_in_the_very_next_score(server: Server) -> None
     again = server.client.post("/v1/behaviors", json=posted).json()
     assert (again["accepted"], again["duplicates"]) == (0, 1)
     assert server.client.post("/v1/score", json=ask).json()["scores"] == after["scores"]
+
+
+def test_each_of_many_callers_reads_what_it_wrote(server: Server) -> None:
+    def shop(caller: int) -> None:
+        for step in range(1, 16):
+            for user in (f"caller-{caller}", "shared"):
+                # Of the shared user every second behavior is late, so that epochs change under the other callers.
+                time = NOW - (step if user == "shared" and step % 2 else 1000 - step)
+                new = {"user_id": user, "item_id": f"item-{step}", "timestamp": time, "event_id": f"{caller}/{step}"}
+                posted = server.client.post("/v1/behaviors", json={"behaviors": [new]})
+                assert posted.json()["accepted"] == 1, posted.text
+            ask = {"candidates": [f"item-{step}"], "timestamp": NOW}
+            own = server.client.post("/v1/score", json=ask | {"user_id": f"caller-{caller}"}).json()
+            assert own["sequence_length_used"] == step
+            shared = server.client.post("/v1/score", json=ask | {"user_id": "shared", "explain": 20}).json()
+            assert shared["sequence_length_used"] >= step
+            kept = [behavior["timestamp"] for behavior in sorted(shared["explanations"][0], key=lambda b: -b["recency"])]
+            assert kept == sorted(kept)
+
+    with ThreadPoolExecutor(6) as callers:
+        list(callers.map(shop, range(6)))
+    assert server.client.get("/v1/users/shared/behaviors").json()["sequence_length"] == 90
 
 
 def test_explanations_name_the_kept_behaviors_heaviest_first(server: Server, tiny: Tiny) -> None:
