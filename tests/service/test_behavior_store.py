@@ -205,17 +205,17 @@ def test_a_torn_last_write_is_removed_and_damage_before_it_refused(tmp_path: Pat
     FileStore(tmp_path).close()
 
 
-@pytest.mark.parametrize("room", [0, 5, 20])
+@pytest.mark.parametrize("room", [0, 5, 20, 120])
 def test_a_full_disk_refuses_the_append_and_keeps_what_was_there(tmp_path: Path, room: int) -> None:
     store = FileStore(tmp_path)
     store.append([NewBehavior("u", 1, 1, None)])
     size = (tmp_path / "behaviors.log").stat().st_size
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    # The kernel writes `room` bytes of the frame and refuses the rest, as a full disk does.
+    # The kernel writes `room` bytes of the frame and refuses the rest, as a full disk does; 120 are more than the next whole frame has.
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + room, hard))
     try:
         with pytest.raises(StoreFull, match="File too large"):
-            store.append([NewBehavior("u", 2, 2, None), NewBehavior("v", 2, 2, None)])
+            store.append([NewBehavior("u", 2, 2, None)] + [NewBehavior("v", 2, 2, None)] * 50)
         with pytest.raises(StoreFull, match="File too large"):
             store.load("u", np.arange(9, dtype=np.uint64), np.arange(9))
     finally:
