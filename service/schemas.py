@@ -244,7 +244,8 @@ def _invalid(message: str, body: bytes | Raw) -> Problem:
         value: Any = msgspec.json.decode(body)
         for part in pointer.split("/")[1:]:
             value = value[int(part)] if isinstance(value, list) else value[part]
-        if not isinstance(value, dict):
+        # A missing or unknown field is named by the reason; the object around it would only hide it.
+        if not reason.startswith("Object "):
             detail = f"{reason}; got {shown(value)}"
     except (msgspec.DecodeError, RecursionError, LookupError, ValueError, TypeError):
         # The value cannot be shown (a pointer such as /... for a mapping key): the reason and the pointer still name it.
