@@ -57,7 +57,9 @@ def train(
         int | None, typer.Option("--longest", min=1, help="use only the newest behaviors of a history; default: the preset's")
     ] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="passes over the training targets; default: the preset's")] = None,
-    threads: Annotated[int, typer.Option("--threads", min=1, help="threads of training; more than one helps only on an otherwise idle machine")] = 1,
+    threads: Annotated[
+        int, typer.Option("--threads", min=1, help="threads of training; more than one helps only on an otherwise idle machine")
+    ] = 1,
     fresh: Annotated[bool, typer.Option("--fresh", help="start again instead of resuming an interrupted training")] = False,
     skip_bad_rows: SkipBad = False,
     as_json: Json = False,

@@ -1,0 +1,177 @@
+"""Stage 2 side by side: every backend that can run, and any rival that a caller brings, in one process over rotating inputs.
+
+`python -m kernels.bench.ranking_bench` measures our backends; the comparison with torch and ONNX Runtime, which `kernels` may not
+import, is `python tests/kernels/ranking/bench_against_torch.py`. Nothing is timed before its probabilities equal the float64 reference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from kernels.ranking import BehaviorRows, HeadWeights, RankTables, TargetRows, pool_and_score, ranking_backends
+from kernels.ranking.arguments import F32, I32
+from kernels.ranking.bfloat16 import as_float32, to_bfloat16
+
+
+@dataclass(frozen=True, slots=True)
+class RankProblem:
+    """The arguments of one call of `pool_and_score`."""
+
+    index_NK: I32
+    score_NK: F32
+    tables: RankTables
+    behavior: BehaviorRows
+    target: TargetRows
+    extra_NE: F32
+    head: HeadWeights
+
+    def arguments(self) -> dict[str, Any]:
+        """By name, as `pool_and_score` takes them."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
+class RankShape:
+    """N candidates, K kept, widths of the three tables, H1 and H2, E extra inputs, V items, L behaviors."""
+
+    candidates: int = 512
+    kept: int = 50
+    widths: tuple[int, int, int] = (16, 16, 16)
+    hidden: tuple[int, int] = (200, 80)
+    extra: int = 0
+    items: int = 100_000
+    length: int = 10_000
+
+    def __str__(self) -> str:
+        widths, hidden = "+".join(map(str, self.widths)), "/".join(map(str, self.hidden))
+        return f"N={self.candidates} K={self.kept} R={sum(self.widths)} ({widths}) H={hidden} E={self.extra} V={self.items} L={self.length}"
+
+
+Rival = Callable[[RankProblem], F32]
+
+
+def problems(shape: RankShape, count: int) -> list[RankProblem]:
+    """`count` users and candidate lists over the same tables and head."""
+    rng = np.random.default_rng(0)
+
+    def normal(*size: int, std: float = 1.0) -> F32:
+        return (std * rng.standard_normal(size)).astype(np.float32)
+
+    def rows(high: int, *size: int) -> I32:
+        return rng.integers(0, high, size).astype(np.int32)
+
+    counts, (h1, h2) = (shape.items, 300, 64), shape.hidden
+    tables = RankTables(*(normal(many, width, std=0.3) for many, width in zip(counts, shape.widths, strict=True)))
+    features = 3 * sum(shape.widths) + 1 + shape.extra
+    head = HeadWeights(
+        normal(features, h1, std=0.05), normal(h1), 0.25, normal(h1, h2, std=0.05), normal(h2), 0.25, normal(h2, std=0.2), 0.1
+    )
+    made = []
+    for _ in range(count):
+        index = np.stack([rng.choice(shape.length, shape.kept, replace=False) for _ in range(shape.candidates)]).astype(np.int32)
+        behavior = BehaviorRows(*(rows(many, shape.length) for many in counts))
+        target = TargetRows(rows(counts[0], shape.candidates), rows(counts[1], shape.candidates))
+        score = np.sort(normal(shape.candidates, shape.kept), axis=1)[:, ::-1].copy()
+        made.append(RankProblem(index, score, tables, behavior, target, normal(shape.candidates, shape.extra), head))
+    return made
+
+
+def in_bfloat16(given: list[RankProblem]) -> tuple[list[RankProblem], list[RankProblem]]:
+    """The problems over bf16 tables, and over the float32 tables that hold the same values."""
+    names = ("item", "category", "recency")
+    narrow = RankTables(*(to_bfloat16(as_float32(getattr(given[0].tables, name))) for name in names))
+    same = RankTables(*(as_float32(getattr(narrow, name)) for name in names))
+    return [replace(one, tables=narrow) for one in given], [replace(one, tables=same) for one in given]
+
+
+def backend(name: str, num_threads: int) -> Rival:
+    """One of our backends as a callable."""
+    return lambda one: pool_and_score(**one.arguments(), backend=name, num_threads=num_threads)[0]
+
+
+def gate(name: str, rival: Rival, given: list[RankProblem], tolerance: float) -> None:
+    """Raises: SystemExit when a probability is further than `tolerance` from the float64 reference."""
+    for one in given[:2]:
+        error = float(np.abs(rival(one) - backend("reference", 1)(one)).max())
+        if not error <= tolerance:
+            raise SystemExit(
+                f"{name}: a probability is {error:.2g} from the reference, at most {tolerance:g} is allowed; nothing was timed"
+            )
+
+
+def measure(rivals: Mapping[str, tuple[Rival, Sequence[RankProblem]]], repeats: int) -> dict[str, list[float]]:
+    """Milliseconds of each call: rivals take turns, so that a slow moment of the machine meets all of them, and inputs rotate."""
+    times: dict[str, list[float]] = {name: [] for name in rivals}
+    for round_ in range(-2, repeats):
+        for name, (rival, given) in rivals.items():
+            one = given[round_ % len(given)]
+            start = time.perf_counter()
+            rival(one)
+            if round_ >= 0:
+                times[name].append(1e3 * (time.perf_counter() - start))
+    return times
+
+
+def report(shape: RankShape, times: dict[str, list[float]]) -> str:
+    """A table: the median, the fastest tenth, the slowest tenth, and how many times the first row's median."""
+    first = statistics.median(next(iter(times.values())))
+    lines = [str(shape), f"{'':26}{'median ms':>10}{'p10':>9}{'p90':>9}{'x first':>9}"]
+    for name, values in times.items():
+        low, high = np.percentile(values, [10, 90])
+        middle = statistics.median(values)
+        lines.append(f"{name:26}{middle:10.3f}{low:9.3f}{high:9.3f}{middle / first:9.2f}")
+    return "\n".join(lines)
+
+
+def compare(shape: RankShape, rivals: Mapping[str, Rival], *, num_threads: int, repeats: int) -> dict[str, list[float]]:
+    """Gate and time our backends and the rivals at one shape: milliseconds by name, ours first.
+
+    Rivals get float32 tables and float32 tolerance.
+    """
+    given = problems(shape, 8)
+    narrow, _ = in_bfloat16(given)
+    runs: dict[str, tuple[Rival, list[RankProblem]]] = {}
+    for name, (able, reason) in ranking_backends().items():
+        if name == "reference":
+            continue
+        if not able:
+            print(f"# {name} left out: {reason}")
+            continue
+        runs[f"{name} f32"] = (backend(name, num_threads), given)
+        if name == "native":
+            runs[f"{name} bf16"] = (backend(name, num_threads), narrow)
+    runs |= {name: (rival, given) for name, rival in rivals.items()}
+    for name, (rival, inputs) in runs.items():
+        gate(name, rival, inputs, 1e-5)
+    return measure(runs, repeats)
+
+
+SHAPES = (
+    RankShape(),
+    RankShape(extra=40),
+    RankShape(widths=(64, 32, 32)),
+    RankShape(widths=(64, 32, 32), extra=40),
+    RankShape(candidates=1),
+)
+
+
+def main(rivals: Mapping[str, Rival] | None = None) -> None:
+    """Measure every shape and print a table for each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=100)
+    asked = parser.parse_args()
+    print(f"# {asked.threads} thread(s), {asked.repeats} calls each, backends {ranking_backends()}")
+    for shape in SHAPES:
+        print(report(shape, compare(shape, rivals or {}, num_threads=asked.threads, repeats=asked.repeats)), end="\n\n")
+
+
+if __name__ == "__main__":
+    main()
