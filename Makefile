@@ -10,6 +10,7 @@ SECONDS ?= 30
 
 BIN := .venv/bin
 STAMP := .venv/.set-up
+NATIVE := $(wildcard kernels/native/*.?pp kernels/*/native/*.?pp)
 
 .PHONY: help setup serve test check load clean
 
@@ -22,7 +23,7 @@ help:
 
 setup: $(STAMP)
 
-$(STAMP): requirements/lock.txt pyproject.toml
+$(STAMP): requirements/lock.txt pyproject.toml setup.py $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0])'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/lock.txt

@@ -6,6 +6,8 @@
 #include <system_error>
 #include <thread>
 
+#include "cpu_level.hpp"
+
 namespace {
 
 // Fewer targets than this are not worth a thread (about 20 microseconds to start).
@@ -14,14 +16,13 @@ constexpr int64_t kTargetsPerThread = 64;
 enum Status : int { kDone = 0, kWrongVersion = 1, kNoSuchLevel = 2, kOutOfMemory = 3 };
 
 RankLevel level_of(int32_t level) {
-    if (level == 0) return rank_portable;
+    if (!cpu_runs(level)) return nullptr;
 #if defined(__x86_64__)
-    if (level == 1 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return rank_avx2;
-    if (level == 2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        return rank_avx512;
+    // avx512-vnni adds only integer products, which ranking has no use for.
+    if (level >= kAvx512) return rank_avx512;
+    if (level == kAvx2) return rank_avx2;
 #endif
-    return nullptr;
+    return rank_portable;
 }
 
 float table_value(const RankCall& c, int t, int64_t at) {
@@ -91,15 +92,8 @@ void run(const RankCall& c, const RankPlan& plan, RankLevel level) {
 
 }  // namespace
 
-extern "C" {
-
-#define EXPORT __attribute__((visibility("default")))
-
-// 1 where this CPU can run `level` (0 portable, 1 avx2, 2 avx512), else 0.
-EXPORT int dare_rank_level(int32_t level) { return level_of(level) != nullptr; }
-
 // Fills call->probability and call->mass. The caller has checked every length and index.
-EXPORT int dare_rank(const RankCall* call) {
+DARE_EXPORT int dare_rank(const RankCall* call) {
     if (call->struct_bytes != int64_t(sizeof(RankCall))) return kWrongVersion;
     const RankLevel level = level_of(call->level);
     if (level == nullptr) return kNoSuchLevel;
@@ -110,5 +104,4 @@ EXPORT int dare_rank(const RankCall* call) {
         return kOutOfMemory;
     }
     return kDone;
-}
 }

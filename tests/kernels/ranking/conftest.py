@@ -1,48 +1,24 @@
-"""The ranking backends under test: the native one is compiled from its sources, once a run, and tried at every CPU level."""
+"""The ranking backends under test: the native one at every CPU level."""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from kernels import BehaviorRows, HeadWeights, RankTables, TargetRows
-from kernels.ranking import native_backend
+from kernels import BehaviorRows, HeadWeights, RankTables, TargetRows, native_library
 from kernels.ranking.bfloat16 import to_bfloat16
-
-SOURCES = Path(native_backend.__file__).parent / "native"
-
-
-@pytest.fixture(scope="session")
-def compiler() -> str:
-    found = shutil.which("g++") or shutil.which("clang++")
-    if found is None:
-        pytest.skip("no C++ compiler on this machine")
-    return found
-
-
-@pytest.fixture(scope="session")
-def library(compiler: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The ranking sources as a shared library of their own."""
-    built = tmp_path_factory.mktemp("native") / "rank.so"
-    options = ["-std=c++17", "-O2", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden"]
-    subprocess.run([compiler, *options, "-o", built, *sorted(SOURCES.glob("*.cpp"))], check=True)
-    return built
 
 
 @pytest.fixture
-def at_level(library: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
-    """Force the native backend to a CPU level; skips where this CPU has not got it."""
+def at_level(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Force the native backend to a CPU level; skips where the library is not built or this CPU has not got the level."""
 
     def force(level: str) -> str:
-        monkeypatch.setattr(native_backend, "LIBRARY", library)
-        monkeypatch.setenv(native_backend.LEVEL_VARIABLE, level)
-        able, reason = native_backend.can_run()
+        monkeypatch.setenv(native_library.LEVEL_VARIABLE, level)
+        able, reason = native_library.can_run()
         if not able:
             pytest.skip(reason)
         return "native"

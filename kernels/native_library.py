@@ -1,0 +1,56 @@
+"""The compiled library that the operations share: where it is, whether it loads, and the CPU level it is to use."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+from pathlib import Path
+
+PATH = Path(__file__).resolve().parent / "_native.so"
+RECORD = PATH.with_name("_native_build.txt")
+"""What the build said, written by setup.py beside the library or in its place."""
+LEVEL_VARIABLE = "DARE_CPU_LEVEL"
+LEVELS = {"avx512-vnni": 3, "avx512": 2, "avx2": 1, "scalar": 0}
+"""Best first; the numbers of native/cpu_level.hpp."""
+
+
+def library() -> tuple[ctypes.CDLL | None, str]:
+    """The loaded library and its file name, or None and why not. Loaded once, and again when the file was built anew."""
+    try:
+        modified_ns = PATH.stat().st_mtime_ns
+    except OSError:
+        built = RECORD.read_text().strip() if RECORD.exists() else "not built: the package was not installed (make setup)"
+        return None, f"{PATH.name} {built}"
+    return _load(PATH, modified_ns)
+
+
+def level() -> tuple[str | None, str]:
+    """The CPU level to use and why, or None and why none: what DARE_CPU_LEVEL names, else the best that this CPU runs."""
+    loaded, reason = library()
+    if loaded is None:
+        return None, reason
+    forced = os.environ.get(LEVEL_VARIABLE)
+    if forced is None:
+        return next(name for name, number in LEVELS.items() if loaded.dare_cpu_runs(number)), "the best of this CPU"
+    if forced not in LEVELS:
+        return None, f"{LEVEL_VARIABLE} must be one of {', '.join(LEVELS)}, got {forced!r}"
+    if not loaded.dare_cpu_runs(LEVELS[forced]):
+        return None, f"{LEVEL_VARIABLE}={forced}: this CPU cannot run it"
+    return forced, f"{LEVEL_VARIABLE} names it"
+
+
+def can_run() -> tuple[bool, str]:
+    """Whether the library loads and a level is chosen, with both named, or why not."""
+    name, reason = level()
+    return (False, reason) if name is None else (True, f"{PATH.name}, {name} ({reason})")
+
+
+@functools.lru_cache(maxsize=8)
+def _load(path: Path, modified_ns: int) -> tuple[ctypes.CDLL | None, str]:
+    try:
+        loaded = ctypes.CDLL(str(path))
+        loaded.dare_cpu_runs.argtypes, loaded.dare_cpu_runs.restype = [ctypes.c_int32], ctypes.c_int
+    except (OSError, AttributeError) as error:
+        return None, f"{path.name} cannot be loaded: {error}"
+    return loaded, path.name
