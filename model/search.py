@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from model.batch import UserBatch
-from model.recency import bucket_of_recency
+from model.recency import MAX_LENGTH, bucket_of_recency
 from model.tables import Tables
 
 NEG_INF = float("-inf")
@@ -48,7 +48,7 @@ class ExactSearch(nn.Module):
         super().__init__()
         self.tables = tables
         self.kept = kept
-        self.longest = longest
+        self.longest = min(longest or MAX_LENGTH, MAX_LENGTH)
         self.bonus = nn.Parameter(torch.zeros(())) if same_item_bonus else None
         self.bucket: Tensor
         self.register_buffer("bucket", torch.from_numpy(bucket_of_recency().astype("int64")), persistent=False)
@@ -67,10 +67,8 @@ class ExactSearch(nn.Module):
             same_ML = batch.target_key_TC.reshape(-1, 1) == batch.item_key_L
             score_ML = score_ML + self.bonus * same_ML
         recency_TL = batch.recency_TL()
-        visible_TL = recency_TL >= 1
-        if self.longest is not None:
-            visible_TL &= recency_TL <= self.longest
-        return score_ML, self.bucket[recency_TL.clamp(0)].masked_fill(~visible_TL, -1)
+        visible_TL = (recency_TL >= 1) & (recency_TL <= self.longest)
+        return score_ML, self.bucket[recency_TL.clamp(0, MAX_LENGTH)].masked_fill(~visible_TL, -1)
 
     def forward(self, batch: UserBatch) -> Kept:
         num_targets, num_candidates = batch.target_item_TC.shape
