@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,6 +24,10 @@ class StoreError(RuntimeError):
 
 class StoreFull(RuntimeError):
     """The store cannot take more now; nothing of the refused append was kept."""
+
+
+class StoreUnavailable(RuntimeError):
+    """The store does not answer now. What was being appended may be stored or not: sent again with its event id, it is stored once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,19 +71,29 @@ class BehaviorStore(Protocol):
     """Behaviors of all users; thread safe."""
 
     def append(self, behaviors: Sequence[NewBehavior]) -> Appended:
-        """Append all or nothing; once this returns, the next read of the user holds them. Raises: StoreFull."""
+        """Append all or nothing of each user; once this returns, every read of the user holds them. Raises: StoreFull, StoreUnavailable."""
 
     def load(self, user_id: str, item_hash: U64, timestamp: I64) -> int:
-        """Bulk form for one user, sorted by time: replaces what is held about the user; returns the behaviors kept. Raises: StoreFull."""
+        """Bulk form for one user, sorted by time: replaces what is held about the user; returns the behaviors kept. Raises: StoreFull,
+        StoreUnavailable."""
 
     def read(self, user_id: str) -> BehaviorSequence:
-        """The user's behaviors, `EMPTY` for a user never seen."""
+        """The user's behaviors, `EMPTY` for a user never seen. Raises: StoreUnavailable."""
+
+    def recall(self, user_id: str) -> BehaviorSequence:
+        """What this process last read of the user, without asking the store; `EMPTY` where that may have been erased since."""
 
     def delete(self, user_id: str) -> int:
-        """Erase everything held about the user; returns the behaviors erased."""
+        """Erase everything held about the user; returns the behaviors erased. Raises: StoreFull, StoreUnavailable."""
+
+    def on_erased(self, forget: Callable[[str], None]) -> None:
+        """Call `forget(user_id)` whenever another process erases a user."""
 
     def users(self) -> Iterator[tuple[str, int]]:
-        """(user_id, length) of every user, in no particular order."""
+        """(user_id, length) of every user, in no particular order. Raises: StoreUnavailable."""
+
+    def available(self) -> bool:
+        """Whether the store answers now; waits no longer than a read does."""
 
     def close(self) -> None:
         """Make everything durable and let go of it."""

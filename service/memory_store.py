@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -76,6 +76,17 @@ class MemoryStore:
         with self._lock:
             user = self._user.get(user_id)
             return EMPTY if user is None else user.view(self._max_length)
+
+    def recall(self, user_id: str) -> BehaviorSequence:
+        """See `BehaviorStore.recall`."""
+        return self.read(user_id)
+
+    def on_erased(self, forget: Callable[[str], None]) -> None:
+        """No other process can erase a user."""
+
+    def available(self) -> bool:
+        """Always."""
+        return True
 
     def delete(self, user_id: str) -> int:
         """See `BehaviorStore.delete`."""
