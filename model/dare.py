@@ -13,7 +13,7 @@ from model.config import ModelConfig
 from model.head import Head, TargetAwareHead
 from model.interest import Pooling, TargetAttention
 from model.search import ExactSearch, NoSearch, Search
-from model.tables import Tables
+from model.tables import Rows, Tables
 
 _AUXILIARY_HIDDEN = (80, 40)
 
@@ -40,17 +40,17 @@ class DARE(nn.Module):
             self.search_all = NoSearch(self.search)
             self.auxiliary_head = TargetAwareHead(3 * config.repr_width, 0, _AUXILIARY_HIDDEN)
 
-    def target(self, batch: UserBatch) -> Tensor:
+    def target(self, batch: UserBatch, rows: Rows | None = None) -> Tensor:
         """u = r(t, 0): [M, R]."""
-        content = self.repr.content(batch.target_item_TC, batch.target_category_TC).flatten(0, 1)
+        content = (rows or self.repr.rows([batch])[0]).target_MD
         return torch.cat([content, self.repr.recency.weight[0].expand(len(content), -1)], dim=1)
 
     def logits(self, batches: Sequence[UserBatch], search: Search, head: Head, extras: bool) -> Tensor:
         """Search, pool and score every batch with the given parts: [sum of T * C]."""
         target, interest, extra = [], [], []
-        for batch in batches:
-            interest_MR, mass_M = self.pooling(batch, search(batch))
-            target.append(self.target(batch))
+        for batch, attn, content in zip(batches, self.attn.rows(batches), self.repr.rows(batches), strict=True):
+            interest_MR, mass_M = self.pooling(batch, search(batch, attn), content)
+            target.append(self.target(batch, content))
             interest.append(interest_MR)
             if extras:
                 mass = [mass_M[:, None]] if self.config.mass else []

@@ -12,7 +12,7 @@ import torch
 from model.batch import UserBatch
 from model.config import TrainConfig
 from model.data.log import InteractionLog
-from model.data.protocol import TEST, TRAIN, VALIDATION, Targets, split_targets, training_period_mask
+from model.data.protocol import TEST, TRAIN, VALIDATION, ProtocolConfig, Targets, split_targets, training_period_mask
 from model.feature_source import FeatureSource, FrozenWorld
 from model.features import FEATURE_NAMES
 from model.tables_layout import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW
@@ -33,10 +33,10 @@ class Vocabulary:
     num_categories: int
 
     @classmethod
-    def from_training_period(cls, log: InteractionLog, min_count: int) -> Vocabulary:
+    def from_training_period(cls, log: InteractionLog, min_count: int, protocol: ProtocolConfig) -> Vocabulary:
         """Items with at least `min_count` behaviors in the training period get a row of their own, all others the unknown row; a
         category needs one behavior."""
-        known = log.item[training_period_mask(log)]
+        known = log.item[training_period_mask(log, protocol)]
         own = np.bincount(known, minlength=len(log.item_id)) >= min_count
         item_row = np.where(own, FIRST_ROW + np.cumsum(own) - 1, UNKNOWN_ROW)
         category = np.where(log.item_category >= 0, log.item_category, len(log.category_id))
@@ -94,19 +94,22 @@ class Examples:
         return self.targets.label[self.chosen[rows]].reshape(-1)
 
     def chunks(self, size: int, rng: np.random.Generator | None) -> list[npt.NDArray[np.intp]]:
-        """Rows grouped by user into chunks of at most `size` targets; shuffled within and between users when `rng` is given."""
+        """Rows grouped by user into chunks of at most `size` targets; the chunks come in random order when `rng` is given.
+
+        A chunk holds targets that follow one another in time: their histories end near each other, so little of what one target's search
+        reads is hidden from another.
+        """
         user = self.targets.user[self.chosen]
-        noise = rng.random(len(user)) if rng is not None else np.zeros(len(user))
-        order = np.lexsort((np.arange(len(user)), noise, user))
+        order = np.lexsort((self.targets.event[self.chosen], user))
         bounds = np.flatnonzero(np.diff(user[order], prepend=-1, append=-1))
-        groups = [
-            np.sort(order[first : min(first + size, end)])
-            for start, end in zip(bounds[:-1], bounds[1:], strict=True)
-            for first in range(start, end, size)
-        ]
+        groups = [part for start, end in zip(bounds[:-1], bounds[1:], strict=True) for part in _parts(order[start:end], size)]
         if rng is not None:
             groups = [groups[i] for i in rng.permutation(len(groups))]
         return groups
+
+
+def _parts(rows: npt.NDArray[np.intp], size: int) -> list[npt.NDArray[np.intp]]:
+    return np.array_split(rows, -(-len(rows) // size))
 
 
 def steps(groups: list[npt.NDArray[np.intp]], targets_per_step: int) -> Iterator[list[npt.NDArray[np.intp]]]:
@@ -166,4 +169,4 @@ def prepare(log: InteractionLog, config: TrainConfig, progress: Callable[[str], 
     progress("features of the validation and test rows")
     later = {which: np.flatnonzero(targets.split == which) for which in (VALIDATION, TEST)}
     validation, test = (examples(rows, source.features(targets, rows, world)) for rows in later.values())
-    return Dataset(log, Vocabulary.from_training_period(log, config.min_item_count), world, train, validation, test)
+    return Dataset(log, Vocabulary.from_training_period(log, config.min_item_count, config.protocol), world, train, validation, test)

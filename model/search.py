@@ -6,12 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from model.batch import UserBatch
 from model.recency import MAX_LENGTH, bucket_of_recency
-from model.tables import Tables
+from model.tables import Rows, Tables
 
 NEG_INF = float("-inf")
 
@@ -33,7 +34,7 @@ class Kept:
 class Search(Protocol):
     """Keeps at most K behaviors for each target."""
 
-    def __call__(self, batch: UserBatch) -> Kept: ...
+    def __call__(self, batch: UserBatch, rows: Rows | None = None) -> Kept: ...
 
 
 class ExactSearch(nn.Module):
@@ -58,32 +59,42 @@ class ExactSearch(nn.Module):
         recency: Tensor = self.tables.recency.weight
         return recency @ recency[0] / math.sqrt(self.tables.width)
 
-    def scores(self, batch: UserBatch) -> tuple[Tensor, Tensor]:
-        """Content scores [M, L] (differentiable, without recency) and the recency bucket of every behavior [T, L], -1 where hidden."""
-        query_MA = self.tables.content(batch.target_item_TC, batch.target_category_TC).flatten(0, 1)
-        key_LA = self.tables.content(batch.item_L, batch.category_L)
-        score_ML = (query_MA / math.sqrt(2 * self.tables.width)) @ key_LA.T
-        if self.bonus is not None:
-            same_ML = batch.target_key_TC.reshape(-1, 1) == batch.item_key_L
-            score_ML = score_ML + self.bonus * same_ML
-        recency_TL = batch.recency_TL()
-        visible_TL = (recency_TL >= 1) & (recency_TL <= self.longest)
-        return score_ML, self.bucket[recency_TL.clamp(0, MAX_LENGTH)].masked_fill(~visible_TL, -1)
+    def content_scores(self, rows: Rows) -> Tensor:
+        """<a(t), a(j)> / sqrt(2 d) of every target with every behavior, hidden ones included: [M, L]."""
+        return (rows.target_MD / math.sqrt(2 * self.tables.width)) @ rows.behavior_LD.T
 
-    def forward(self, batch: UserBatch) -> Kept:
+    def visible_bias(self, batch: UserBatch, bias_P: Tensor) -> Tensor:
+        """Recency bias of every behavior for every target, -inf where the target must not see it: [T, L]."""
+        length = len(batch.item_L)
+        by_place = bias_P.new_full(
+            (2 * length,), NEG_INF
+        )  # place x holds recency L - x: target t reads a window that starts at L - length_T
+        seen = min(length, self.longest)
+        by_place[length - seen : length] = bias_P[self.bucket[torch.arange(seen, 0, -1)]]
+        return by_place.unfold(0, length, 1)[length - batch.length_T]
+
+    def at(self, batch: UserBatch, content_ML: Tensor, index_MK: Tensor) -> Kept:
+        """The behaviors `index_MK` with their differentiable scores and recency buckets."""
+        candidates = batch.target_item_TC.shape[1]
+        recency_MK = batch.length_T.repeat_interleave(candidates)[:, None] - index_MK
+        valid_MK = (recency_MK >= 1) & (recency_MK <= self.longest)
+        bucket_MK = self.bucket[recency_MK.clamp(0, MAX_LENGTH)]
+        score_MK = content_ML.gather(1, index_MK) + self.recency_bias()[bucket_MK]
+        if self.bonus is not None:
+            score_MK = score_MK + self.bonus * (batch.item_key_L[index_MK] == batch.target_key_TC.reshape(-1, 1))
+        return Kept(index_MK, bucket_MK, score_MK.masked_fill(~valid_MK, NEG_INF), valid_MK)
+
+    def forward(self, batch: UserBatch, rows: Rows | None = None) -> Kept:
         num_targets, num_candidates = batch.target_item_TC.shape
         length = len(batch.item_L)
-        score_ML, bucket_TL = self.scores(batch)
-        bias_P = self.recency_bias()
+        content_ML = self.content_scores(rows or self.tables.rows([batch])[0])
         with torch.no_grad():
-            bias_TL = bias_P[bucket_TL.clamp(0)].masked_fill(bucket_TL < 0, NEG_INF)
-            total_TCL = score_ML.view(num_targets, num_candidates, length) + bias_TL[:, None]
-            top = total_TCL.flatten(0, 1).topk(min(self.kept, length), dim=1)
-            valid_MK = top.values > NEG_INF
-        target_M1 = torch.arange(num_targets).repeat_interleave(num_candidates)[:, None]
-        bucket_MK = bucket_TL[target_M1, top.indices].clamp(0)
-        kept_score = score_ML.gather(1, top.indices) + bias_P[bucket_MK]
-        return Kept(top.indices, bucket_MK, kept_score.masked_fill(~valid_MK, NEG_INF), valid_MK)
+            bias_TL = self.visible_bias(batch, self.recency_bias())
+            total_ML = (content_ML.view(num_targets, num_candidates, length) + bias_TL[:, None]).flatten(0, 1)
+            if self.bonus is not None:
+                total_ML += self.bonus * (batch.target_key_TC.reshape(-1, 1) == batch.item_key_L)
+            index_MK = _best(total_ML, min(self.kept, length))
+        return self.at(batch, content_ML, index_MK)
 
 
 class NoSearch:
@@ -92,10 +103,15 @@ class NoSearch:
     def __init__(self, search: ExactSearch) -> None:
         self._search = search
 
-    def __call__(self, batch: UserBatch) -> Kept:
-        score_ML, bucket_TL = self._search.scores(batch)
-        bucket_ML = bucket_TL.repeat_interleave(batch.target_item_TC.shape[1], dim=0)
-        valid_ML = bucket_ML >= 0
-        index_ML = torch.arange(len(batch.item_L)).expand_as(bucket_ML)
-        score_ML = score_ML + self._search.recency_bias()[bucket_ML.clamp(0)]
-        return Kept(index_ML, bucket_ML.clamp(0), score_ML.masked_fill(~valid_ML, NEG_INF), valid_ML)
+    def __call__(self, batch: UserBatch, rows: Rows | None = None) -> Kept:
+        content_ML = self._search.content_scores(rows or self._search.tables.rows([batch])[0])
+        return self._search.at(batch, content_ML, torch.arange(content_ML.shape[1]).expand_as(content_ML))
+
+
+def _best(score_ML: Tensor, k: int) -> Tensor:
+    """Indices of the k highest of each row, in no order: int64 [M, k]. NumPy's vectorised selection takes a quarter of torch.topk's time."""
+    length = score_ML.shape[1]
+    if k == length:
+        return torch.arange(length).expand_as(score_ML)
+    index = np.argpartition(score_ML.numpy(), length - k, axis=1)[:, length - k :]
+    return torch.from_numpy(np.ascontiguousarray(index))

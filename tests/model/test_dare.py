@@ -269,15 +269,16 @@ def test_the_two_sets_share_no_memory_and_serve_both_sides() -> None:
 
 
 def test_gradient_reaches_the_kept_scores_only() -> None:
-    model = made(SMALL)
-    b = batch(300, [300], candidates=1)
-    score_ML, _ = model.search.scores(b)
-    score_ML.retain_grad()
-    model.search.scores = lambda _: (score_ML, torch.from_numpy(np.array([[oracle.bucket(300 - j) for j in range(300)]])))  # type: ignore[method-assign]
+    """Every behavior has an item of its own: only the kept ones' attention rows learn."""
+    model = DARE(SMALL, 302, CATEGORIES, 0).double()
+    one = torch.ones((1, 1), dtype=torch.int64)
+    items = torch.arange(2, 302)
+    b = UserBatch(items, torch.ones(300, dtype=torch.int64), items, torch.tensor([300]), one, one, one, torch.zeros((1, 1, 0)).double())
     kept = model.search(b)
     kept.score_MK.sum().backward()
-    assert score_ML.grad is not None
-    assert set(score_ML.grad[0].nonzero().flatten().tolist()) == set(kept.index_MK[0].tolist()) and len(kept.index_MK[0]) == KEPT
+    grad = model.attn.item.weight.grad
+    assert grad is not None and kept.index_MK.shape == (1, KEPT)
+    assert set(grad.abs().sum(dim=1).nonzero().flatten().tolist()) - {1} == set(items[kept.index_MK[0]].tolist())
 
 
 @pytest.mark.parametrize("length", [0, 2, 63])
