@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -58,11 +59,17 @@ def write_artifact(
 
 
 def activate(artifacts: Path, version: str) -> None:
-    """Point `CURRENT` to the version, atomically."""
+    """Point `CURRENT` to the version, atomically, and `PREVIOUS` to the one that was current."""
     _check_name(version)
-    partial = artifacts / ".CURRENT.partial"
-    partial.write_text(version + "\n")
-    partial.replace(artifacts / "CURRENT")
+    before = _pointer(artifacts / "CURRENT")
+    if before is not None and before != version:
+        _point(artifacts, "PREVIOUS", before)
+    _point(artifacts, "CURRENT", version)
+
+
+def previous_version(artifacts: Path) -> str | None:
+    """The version that was current before the current one, None when there is none."""
+    return _pointer(artifacts / "PREVIOUS")
 
 
 def current_version(artifacts: Path) -> str:
@@ -97,6 +104,8 @@ class Artifact:
         manifest = self._json("manifest.json")
         if manifest.get("schema_version") != SCHEMA_VERSION:
             raise ArtifactError(f"{self.path}: schema_version is {manifest.get('schema_version')!r}, this program reads {SCHEMA_VERSION}")
+        if manifest.get("version") != self.version:
+            raise ArtifactError(f"{self.path}/manifest.json: is of version {manifest.get('version')!r}")
         files = manifest.get("files")
         if not isinstance(files, dict) or "config.json" not in files:
             raise ArtifactError(f"{self.path}/manifest.json: lists no files")
@@ -146,6 +155,22 @@ def pack_texts(texts: list[str]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.
     start = np.zeros(len(encoded) + 1, dtype=np.int64)
     np.cumsum([len(part) for part in encoded], out=start[1:])
     return np.frombuffer(b"".join(encoded), dtype=np.uint8), start
+
+
+def _pointer(path: Path) -> str | None:
+    try:
+        version = path.read_text().strip()
+        _check_name(version)
+    except (OSError, ValueError):
+        return None
+    return version
+
+
+def _point(artifacts: Path, name: str, version: str) -> None:
+    # A name of one's own: two processes that activate at the same time must not write into one file.
+    partial = artifacts / f".{name}.{os.getpid()}.partial"
+    partial.write_text(version + "\n")
+    partial.replace(artifacts / name)
 
 
 def _check_name(version: str) -> None:

@@ -12,10 +12,10 @@ from fastapi import APIRouter, FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 
-from model.artifact import versions
 from service.behavior_store import MAX_LENGTH
 from service.errors import Problem, shown
 from service.metrics import Metrics
+from service.models import Models
 from service.request_body import read_body
 from service.request_context import request_id_of
 from service.schemas import (
@@ -60,7 +60,9 @@ def _answer(name: str) -> dict[int | str, dict[str, Any]]:
     return {200: {"description": "ok", "content": {"application/json": {"schema": schema}}}, "4XX": problem, "5XX": problem}
 
 
-def create_router(settings: Settings, scorer: Scorer, behaviors: UserBehaviors, metrics: Metrics, clock: Callable[[], float]) -> APIRouter:
+def create_router(
+    settings: Settings, scorer: Scorer, behaviors: UserBehaviors, models: Models, metrics: Metrics, clock: Callable[[], float]
+) -> APIRouter:
     """The routes of version 1.
 
     Args: `clock` unix seconds, the default request time.
@@ -135,9 +137,19 @@ def create_router(settings: Settings, scorer: Scorer, behaviors: UserBehaviors, 
     @router.get("/v1/models", responses=_answer("ModelsAnswer"), response_model=None, tags=["models"])
     async def get_models(request: Request) -> Response:
         """The model versions in the artifacts directory, and which of them answers."""
-        runtime = scorer.runtime
-        models = [Model(version, version == runtime.version) for version in versions(settings.artifacts)]
-        return _json(ModelsAnswer(request_id_of(request), models, runtime.as_of, runtime.metrics))
+        return _json(_described(models, request_id_of(request)))
+
+    @router.post("/v1/models/{version}:activate", responses=_answer("ModelsAnswer"), response_model=None, tags=["models"])
+    async def activate_model(request: Request, version: str) -> Response:
+        """Verify, load and warm a version, then answer with it; requests that run finish on the one they began with."""
+        await models.activate(version)
+        return _json(_described(models, request_id_of(request)))
+
+    @router.post("/v1/models:rollback", responses=_answer("ModelsAnswer"), response_model=None, tags=["models"])
+    async def rollback_model(request: Request) -> Response:
+        """Activate the version that was current before."""
+        await models.rollback()
+        return _json(_described(models, request_id_of(request)))
 
     return router
 
@@ -153,6 +165,12 @@ def document(app: FastAPI) -> None:
         return schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _described(models: Models, request_id: str) -> ModelsAnswer:
+    runtime = models.active.runtime
+    listed = [Model(version, "active" in roles, roles) for version, roles in models.listed()]
+    return ModelsAnswer(request_id, listed, models.previous(), runtime.as_of, runtime.metrics)
 
 
 def _json(answer: msgspec.Struct, headers: dict[str, str] | None = None) -> Response:

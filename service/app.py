@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
@@ -14,7 +15,6 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from model.runtime import ScoringRuntime
 from service.admission import Admission
 from service.api import create_router, document
 from service.behavior_store import BehaviorStore, StoreError, StoreFull
@@ -24,6 +24,7 @@ from service.errors import Problem
 from service.file_store import FileStore
 from service.memory_store import MemoryStore
 from service.metrics import Metrics
+from service.models import Models
 from service.request_context import RequestContext, on_http_exception, on_problem, on_store_full
 from service.scorer import Scorer
 from service.settings import Settings
@@ -49,22 +50,21 @@ def create_app(settings: Settings, store: BehaviorStore | None = None, clock: Ca
     """
     if settings.workers > 1:
         raise ValueError(f"store {settings.store!r} lives in one process and workers is {settings.workers}; use --workers 1")
-    runtime = ScoringRuntime.load(
-        settings.artifacts, num_threads=settings.threads_per_request, search=settings.search_backend, ranking=settings.ranking_backend
-    )
-    opened = open_store(settings.store) if store is None else store
     metrics = Metrics()
-    metrics.model.labels(runtime.version).set(1)
+    models = Models(settings, metrics)
+    opened = open_store(settings.store) if store is None else store
     queue = (settings.queue_length, settings.queue_wait_ms / 1e3, settings.retry_after_s, metrics)
-    scorer = Scorer(settings, runtime, opened, metrics, Admission("score", settings.inference_threads, *queue))
-    behaviors = UserBehaviors(settings, runtime, opened, metrics, Admission("store", settings.store_threads, *queue), scorer.forget)
+    scorer = Scorer(settings, models, opened, metrics, Admission("score", settings.inference_threads, *queue))
+    behaviors = UserBehaviors(settings, models, opened, metrics, Admission("store", settings.store_threads, *queue))
     drain = Drain(settings.drain_s)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        _log.info("serving %s", runtime.describe())
+        _log.info("serving %s", models.active.runtime.describe())
+        following = asyncio.create_task(models.follow())
         with drain.announced():
             yield
+        following.cancel()
         scorer.close()
         behaviors.close()
 
@@ -77,9 +77,9 @@ def create_app(settings: Settings, store: BehaviorStore | None = None, clock: Ca
         redoc_url=None,
         separate_input_output_schemas=False,
     )
-    app.include_router(create_router(settings, scorer, behaviors, metrics, clock))
-    app.include_router(console_router(behaviors, runtime))
-    _operations(app, runtime, drain, metrics)
+    app.include_router(create_router(settings, scorer, behaviors, models, metrics, clock))
+    app.include_router(console_router(behaviors, models))
+    _operations(app, models, drain, metrics)
     document(app)
     app.add_middleware(RequestContext, metrics=metrics, max_header_bytes=settings.max_header_bytes)
     app.add_exception_handler(Problem, on_problem)
@@ -88,7 +88,7 @@ def create_app(settings: Settings, store: BehaviorStore | None = None, clock: Ca
     return app
 
 
-def _operations(app: FastAPI, runtime: ScoringRuntime, drain: Drain, metrics: Metrics) -> None:
+def _operations(app: FastAPI, models: Models, drain: Drain, metrics: Metrics) -> None:
     @app.get("/livez", response_model=None, tags=["operations"])
     async def livez() -> Response:
         """The process answers."""
@@ -99,7 +99,7 @@ def _operations(app: FastAPI, runtime: ScoringRuntime, drain: Drain, metrics: Me
         """A model is loaded and the server is not draining; says which backends run and why."""
         if drain.draining:
             raise Problem(503, "the server is about to stop", retry_after_s=1, kind="draining")
-        return _plain({"status": "ready", "model": runtime.describe()})
+        return _plain({"status": "ready", "model": models.active.runtime.describe()})
 
     @app.get("/metrics", response_model=None, tags=["operations"])
     async def prometheus() -> Response:

@@ -22,6 +22,10 @@ class Metrics:
         self.user_cache_bytes = Gauge("dare_user_cache_bytes", "Bytes of prepared users held.", registry=self.registry)
         self.model = Gauge("dare_model_info", "The model version served.", ["version"], registry=self.registry)
 
+        self.model_changes = Counter(
+            "dare_model_changes", "Model versions that came to answer, or were refused.", ["outcome"], registry=self.registry
+        )
+
     def observe(self, stages_ms: dict[str, float]) -> None:
         """Record the stage times of one answer."""
         for name, value in stages_ms.items():

@@ -170,17 +170,22 @@ class DeleteAnswer(Struct):
 
 
 class Model(Struct):
-    """One model version in the artifacts directory; `active` is the one that answers."""
+    """One model version in the artifacts directory; `active` is the one that answers, `roles` any of active, canary, shadow."""
 
     version: str
     active: bool
+    roles: list[str]
 
 
 class ModelsAnswer(Struct):
-    """Answer of GET /v1/models; `as_of` is the newest time in the active model's training data, `metrics` its evaluation."""
+    """Answer of GET /v1/models and of a change of the active model.
+
+    `previous` is what a rollback activates; `as_of` is the newest time in the active model's training data, `metrics` its evaluation.
+    """
 
     request_id: str
     models: list[Model]
+    previous: str | None
     as_of: int
     metrics: dict[str, Any]
 

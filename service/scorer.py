@@ -13,12 +13,13 @@ import msgspec
 import numpy as np
 
 from model.item_hash import hash_item_ids
-from model.runtime import Kept, Scored, ScoringRuntime
+from model.runtime import Kept, Scored
 from model.user_state import UserState
 from service.admission import Admission, Deadline
 from service.behavior_store import U64, BehaviorSequence, BehaviorStore
-from service.errors import Problem, problem_document, shown
+from service.errors import Problem, problem_document
 from service.metrics import Metrics
+from service.models import Models, Served
 from service.schemas import (
     BatchAnswer,
     BatchedAnswer,
@@ -34,7 +35,6 @@ from service.schemas import (
     id_texts,
 )
 from service.settings import Settings
-from service.user_cache import UserCache
 
 Result = TypeVar("Result")
 
@@ -64,20 +64,19 @@ class Stages:
 class Scorer:
     """Answers requests; inference runs in its threads, never on the event loop."""
 
-    def __init__(self, settings: Settings, runtime: ScoringRuntime, store: BehaviorStore, metrics: Metrics, admission: Admission) -> None:
+    def __init__(self, settings: Settings, models: Models, store: BehaviorStore, metrics: Metrics, admission: Admission) -> None:
         self._settings = settings
-        self.runtime = runtime
+        self._models = models
         self._store = store
         self._metrics = metrics
         self._admission = admission
-        self._cache = UserCache(runtime, settings.user_cache_bytes, metrics)
         self._threads = ThreadPoolExecutor(settings.inference_threads, thread_name_prefix="score")
 
     async def score(self, request: ScoreRequest, request_id: str, now: int, stages: Stages, started: float) -> ScoreAnswer:
         """Score the request's candidates. Raises: Problem."""
-        candidates = self._checked(request)
+        model, candidates = self._checked(request)
         deadline = Deadline(request.budget_ms, started)
-        return await self._inference(lambda: self._score(request, candidates, request_id, now, stages), deadline, stages)
+        return await self._inference(lambda: self._score(model, request, candidates, request_id, now, stages), deadline, stages)
 
     async def score_batch(self, request: BatchRequest, request_id: str, now: int, stages: Stages, started: float) -> BatchAnswer:
         """Score the requests one after the other, each admitted and answered on its own. Raises: Problem for the batch as a whole."""
@@ -91,7 +90,7 @@ class Scorer:
             try:
                 wanted = decode(ScoreRequest, raw)
                 explained += wanted.explain * len(wanted.candidates)
-                self._check_explained(explained)
+                self._check_explained(explained, self._models.active)
                 answers.append(BatchedAnswer(200, answer=await self.score(wanted, request_id, now, own, started)))
                 self._metrics.observe(own.times(began))
             except Problem as problem:
@@ -103,15 +102,10 @@ class Scorer:
 
     async def recommend(self, request: RecommendRequest, request_id: str, now: int, stages: Stages, started: float) -> RecommendAnswer:
         """Retrieve, score and order candidates. Raises: Problem."""
-        self._check_model(request.model_version)
-        self._check_explain(request.explain)
-        id_text(str(request.user_id), "/user_id")
+        model = self._models.choose(id_text(request.user_id, "/user_id"), request.model_version)
+        _check_explain(request.explain, model)
         deadline = Deadline(request.budget_ms, started)
-        return await self._inference(lambda: self._recommend(request, request_id, now, stages), deadline, stages)
-
-    def forget(self, user_id: str) -> None:
-        """Drop what is held about the user."""
-        self._cache.forget(user_id)
+        return await self._inference(lambda: self._recommend(model, request, request_id, now, stages), deadline, stages)
 
     def close(self) -> None:
         """Finish what runs, then let go of the threads."""
@@ -122,82 +116,75 @@ class Scorer:
             stages.queue = waited_ms
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    def _checked(self, request: ScoreRequest) -> U64:
-        """Candidate hashes of a request whose fields agree with each other and with the limits."""
-        self._check_model(request.model_version)
-        self._check_explain(request.explain)
+    def _checked(self, request: ScoreRequest) -> tuple[Served, U64]:
+        """The model that answers, and the candidate hashes, of a request whose fields agree with each other and with the limits."""
         limit = self._settings.max_candidates
         if len(request.candidates) > limit:
             raise Problem(422, f"at most {limit} candidates, got {len(request.candidates)}", pointer="/candidates")
         inline, known = request.behaviors is not msgspec.UNSET, request.user_id is not msgspec.UNSET
         if inline == known:
             raise Problem(422, f"give either user_id or behaviors, got {'both' if inline else 'neither'}", pointer="/user_id")
+        user_id = None
         if isinstance(request.behaviors, list):
             most = self._settings.max_inline_behaviors
             if len(request.behaviors) > most:
                 raise Problem(422, f"at most {most} behaviors, got {len(request.behaviors)}", pointer="/behaviors")
-        else:
-            id_text(str(request.user_id), "/user_id")
-        return hash_item_ids(id_texts(request.candidates, "/candidates"))
+        elif request.user_id is not msgspec.UNSET:
+            user_id = id_text(request.user_id, "/user_id")
+        model = self._models.choose(user_id, request.model_version)
+        _check_explain(request.explain, model)
+        return model, hash_item_ids(id_texts(request.candidates, "/candidates"))
 
-    def _check_model(self, version: str | None) -> None:
-        if version is not None and version != self.runtime.version:
-            raise Problem(409, f"model_version {shown(version)} is not served; {self.runtime.version} is", pointer="/model_version")
-
-    def _check_explain(self, explain: int) -> None:
-        if explain > self.runtime.max_kept:
-            raise Problem(422, f"explain is at most {self.runtime.max_kept} (what search keeps), got {explain}", pointer="/explain")
-
-    def _check_explained(self, explained: int) -> None:
-        limit = self._settings.max_candidates * self.runtime.max_kept
+    def _check_explained(self, explained: int, model: Served) -> None:
+        limit = self._settings.max_candidates * model.runtime.max_kept
         if explained > limit:
             raise Problem(422, f"at most {limit} behaviors are explained in one batch, this request asks for number {explained}")
 
-    def _score(self, request: ScoreRequest, candidates: U64, request_id: str, now: int, stages: Stages) -> ScoreAnswer:
+    def _score(self, model: Served, request: ScoreRequest, candidates: U64, request_id: str, now: int, stages: Stages) -> ScoreAnswer:
         started = time.perf_counter()
         timestamp = now if request.timestamp is None else request.timestamp
         if request.user_id is msgspec.UNSET:
             sequence = self._inline(request)
-            state = self._prepared(sequence, timestamp)
+            state = _prepared(model, sequence, timestamp)
         else:
-            sequence, state = self._stored_user(str(request.user_id), timestamp)
+            sequence, state = self._stored_user(model, str(request.user_id), timestamp)
         stages.store = (time.perf_counter() - started) * 1e3
-        scored = self._scored(state, candidates, timestamp, request.explain, stages)
+        scored = self._scored(model, state, candidates, timestamp, request.explain, stages)
         return ScoreAnswer(
             request_id=request_id,
-            model_version=self.runtime.version,
+            model_version=model.version,
             scores=scored.click_probability_N.tolist(),
             sequence_length=len(sequence),
             sequence_length_used=state.length,
             unknown_candidates=np.flatnonzero(scored.unknown_N).tolist(),
             degraded=False,
             degraded_reason=None,
-            explanations=msgspec.UNSET if scored.kept is None else self._explanations(state, scored.kept, range(len(candidates))),
+            explanations=msgspec.UNSET if scored.kept is None else _explanations(model, state, scored.kept, range(len(candidates))),
         )
 
-    def _recommend(self, request: RecommendRequest, request_id: str, now: int, stages: Stages) -> RecommendAnswer:
+    def _recommend(self, model: Served, request: RecommendRequest, request_id: str, now: int, stages: Stages) -> RecommendAnswer:
         started = time.perf_counter()
         timestamp = now if request.timestamp is None else request.timestamp
-        sequence, state = self._stored_user(str(request.user_id), timestamp)
+        sequence, state = self._stored_user(model, str(request.user_id), timestamp)
         stages.store = (time.perf_counter() - started) * 1e3
-        pool = self.runtime.retrieve(state, max(request.pool, request.limit), request.exclude_seen)
-        scored = self._scored(state, pool, timestamp, request.explain, stages)
+        pool = model.runtime.retrieve(state, max(request.pool, request.limit), request.exclude_seen)
+        scored = self._scored(model, state, pool, timestamp, request.explain, stages)
         best = np.argsort(-scored.click_probability_N, kind="stable")[: request.limit].tolist()
         kept: Sequence[list[Explanation] | msgspec.UnsetType] = (
-            [msgspec.UNSET] * len(best) if scored.kept is None else self._explanations(state, scored.kept, best)
+            [msgspec.UNSET] * len(best) if scored.kept is None else _explanations(model, state, scored.kept, best)
         )
         items = [
             RecommendedItem(
-                self.runtime.item_id(int(pool[place])) or "",
+                model.runtime.item_id(int(pool[place])) or "",
                 float(scored.click_probability_N[place]),
-                self.runtime.item_text(int(pool[place])),
+                model.runtime.item_text(int(pool[place])),
                 explanation,
             )
             for place, explanation in zip(best, kept, strict=True)
         ]
         return RecommendAnswer(
             request_id=request_id,
-            model_version=self.runtime.version,
+            model_version=model.version,
             items=items,
             pool=len(pool),
             unknown_candidates=np.flatnonzero(scored.unknown_N[best]).tolist(),
@@ -215,47 +202,54 @@ class Scorer:
         order = np.argsort(timestamp, kind="stable")
         return BehaviorSequence(hash_item_ids(texts)[order], timestamp[order], -1)
 
-    def _stored_user(self, user_id: str, timestamp: int) -> tuple[BehaviorSequence, UserState]:
+    def _stored_user(self, model: Served, user_id: str, timestamp: int) -> tuple[BehaviorSequence, UserState]:
         """What the store holds about the user, prepared as of the request's time: behaviors later than it are ignored."""
-        erasures = self._cache.erasures()
+        erasures = model.users.erasures()
         sequence = self._store.read(user_id)
         known = _known(sequence, timestamp)
         if known == 0:
-            return sequence, self._prepared(sequence, timestamp)
-        return sequence, self._cache.state(user_id, sequence, known, erasures)
+            return sequence, _prepared(model, sequence, timestamp)
+        return sequence, model.users.state(user_id, sequence, known, erasures)
 
-    def _prepared(self, sequence: BehaviorSequence, timestamp: int) -> UserState:
-        known = _known(sequence, timestamp)
-        return self.runtime.prepare(sequence.item_hash[:known], sequence.timestamp[:known])
-
-    def _scored(self, state: UserState, candidates: U64, timestamp: int, explain: int, stages: Stages) -> Scored:
-        scored = self.runtime.score(state, candidates, timestamp, explain)
+    def _scored(self, model: Served, state: UserState, candidates: U64, timestamp: int, explain: int, stages: Stages) -> Scored:
+        scored = model.runtime.score(state, candidates, timestamp, explain)
         if not np.isfinite(scored.click_probability_N).all():
             raise RuntimeError("a click probability is not finite")
         stages.search, stages.rank = scored.search_ms, scored.rank_ms
         self._metrics.candidates.inc(len(candidates))
         return scored
 
-    def _explanations(self, state: UserState, kept: Kept, rows: range | list[int]) -> list[list[Explanation]]:
-        described = dict[int, tuple[str | None, str, int, dict[str, str]]]()
-        for place in np.unique(kept.index_NE[rows]).tolist():
-            if place >= 0:
-                item_hash = int(state.item_hash_L[place])
-                text = self.runtime.item_text(item_hash)
-                described[place] = (self.runtime.item_id(item_hash), str(item_hash), int(state.timestamp_L[place]), text)
-        index, score, weight = (array[rows].tolist() for array in (kept.index_NE, kept.score_NE, kept.weight_NE))
-        explanations = []
-        for of_candidate in zip(index, score, weight, strict=True):
-            explanation = []
-            for place, kept_score, kept_weight in zip(*of_candidate, strict=True):
-                if place >= 0:
-                    item_id, item_hash_text, timestamp, text = described[place]
-                    recency = state.length - place
-                    explanation.append(Explanation(item_id, item_hash_text, timestamp, recency, kept_score, kept_weight, text))
-            explanations.append(explanation)
-        return explanations
-
 
 def _known(sequence: BehaviorSequence, timestamp: int) -> int:
     """How many of the behaviors are not later than the request's time."""
     return int(np.searchsorted(sequence.timestamp, timestamp, side="right"))
+
+
+def _prepared(model: Served, sequence: BehaviorSequence, timestamp: int) -> UserState:
+    known = _known(sequence, timestamp)
+    return model.runtime.prepare(sequence.item_hash[:known], sequence.timestamp[:known])
+
+
+def _check_explain(explain: int, model: Served) -> None:
+    if explain > model.runtime.max_kept:
+        raise Problem(422, f"explain is at most {model.runtime.max_kept} (what search keeps), got {explain}", pointer="/explain")
+
+
+def _explanations(model: Served, state: UserState, kept: Kept, rows: range | list[int]) -> list[list[Explanation]]:
+    described = dict[int, tuple[str | None, str, int, dict[str, str]]]()
+    for place in np.unique(kept.index_NE[rows]).tolist():
+        if place >= 0:
+            item_hash = int(state.item_hash_L[place])
+            text = model.runtime.item_text(item_hash)
+            described[place] = (model.runtime.item_id(item_hash), str(item_hash), int(state.timestamp_L[place]), text)
+    index, score, weight = (array[rows].tolist() for array in (kept.index_NE, kept.score_NE, kept.weight_NE))
+    explanations = []
+    for of_candidate in zip(index, score, weight, strict=True):
+        explanation = []
+        for place, kept_score, kept_weight in zip(*of_candidate, strict=True):
+            if place >= 0:
+                item_id, item_hash_text, timestamp, text = described[place]
+                recency = state.length - place
+                explanation.append(Explanation(item_id, item_hash_text, timestamp, recency, kept_score, kept_weight, text))
+        explanations.append(explanation)
+    return explanations

@@ -41,5 +41,10 @@ class Settings(BaseSettings):
         default=0.0, ge=0, le=600, description="time between SIGTERM, when /readyz turns 503, and the end of listening, s"
     )
     user_cache_bytes: int = Field(default=512 * 2**20, ge=0, description="prepared users kept in memory, bytes")
+    follow_current_s: float = Field(default=1.0, gt=0, le=3600, description="time between looks at which version CURRENT names, s")
+    canary_version: str | None = Field(default=None, description="model version that answers for a share of the users, by hash of their id")
+    canary_share: float = Field(default=0.0, ge=0, le=1, description="share of the users that the canary answers for")
+    shadow_version: str | None = Field(default=None, description="model version that scores besides, to compare; it never answers")
+    shadow_share: float = Field(default=0.0, ge=0, le=1, description="share of the users whose scores the shadow is compared with")
     search_backend: str = Field(default="auto", description="kernel of stage 1: auto or a name that `dare doctor` lists")
     ranking_backend: str = Field(default="auto", description="kernel of stage 2: auto or a name that `dare doctor` lists")

@@ -12,11 +12,11 @@ from typing import TypeVar
 import numpy as np
 
 from model.item_hash import hash_item_id
-from model.runtime import ScoringRuntime
 from service.admission import Admission, Deadline
 from service.behavior_store import Appended, BehaviorSequence, BehaviorStore, NewBehavior
 from service.errors import Problem, shown
 from service.metrics import Metrics
+from service.models import Models
 from service.schemas import BehaviorsRequest, StoredBehavior, UserBehaviorsAnswer, id_text
 from service.settings import Settings
 
@@ -25,26 +25,21 @@ _CONSIDERED = 100_000
 
 
 class UserBehaviors:
-    """The store behind its limits.
-
-    Args: `forget` drops what is held about a user outside the store.
-    """
+    """The store behind its limits."""
 
     def __init__(
         self,
         settings: Settings,
-        runtime: ScoringRuntime,
+        models: Models,
         store: BehaviorStore,
         metrics: Metrics,
         admission: Admission,
-        forget: Callable[[str], None],
     ) -> None:
         self._settings = settings
-        self._runtime = runtime
+        self._models = models
         self._store = store
         self._metrics = metrics
         self._admission = admission
-        self._forget = forget
         self._threads = ThreadPoolExecutor(settings.store_threads, thread_name_prefix="store")
 
     async def append(self, request: BehaviorsRequest) -> Appended:
@@ -74,7 +69,7 @@ class UserBehaviors:
 
         def work() -> int:
             erased = self._store.delete(user_id)
-            self._forget(user_id)
+            self._models.forget(user_id)
             return erased
 
         return await self._with_store(work)
@@ -115,4 +110,5 @@ class UserBehaviors:
     def _stored(self, sequence: BehaviorSequence, place: int) -> StoredBehavior:
         item_hash = int(sequence.item_hash[place])
         timestamp = int(sequence.timestamp[place])
-        return StoredBehavior(self._runtime.item_id(item_hash), str(item_hash), timestamp, self._runtime.item_text(item_hash))
+        runtime = self._models.active.runtime
+        return StoredBehavior(runtime.item_id(item_hash), str(item_hash), timestamp, runtime.item_text(item_hash))

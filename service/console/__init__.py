@@ -13,8 +13,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from model.item_hash import hash_item_id
-from model.runtime import ScoringRuntime
 from service.errors import Problem
+from service.models import Models
 from service.schemas import id_texts
 from service.user_behaviors import UserBehaviors
 
@@ -38,7 +38,7 @@ class ShownItem(msgspec.Struct):
     text: dict[str, str]
 
 
-def console_router(behaviors: UserBehaviors, runtime: ScoringRuntime) -> APIRouter:
+def console_router(behaviors: UserBehaviors, models: Models) -> APIRouter:
     """The console, the page of the API, their files, and what they show of users and items."""
     router = APIRouter(include_in_schema=False)
 
@@ -62,6 +62,7 @@ def console_router(behaviors: UserBehaviors, runtime: ScoringRuntime) -> APIRout
         item_ids = request.query_params.getlist("id")
         if len(item_ids) > _LISTED:
             raise Problem(422, f"at most {_LISTED} ids, got {len(item_ids)}", pointer="/id")
+        runtime = models.active.runtime
         shown = [ShownItem(item_id, runtime.item_text(hash_item_id(item_id))) for item_id in id_texts([*item_ids], "/id")]
         return Response(msgspec.json.encode(shown), media_type="application/json")
 

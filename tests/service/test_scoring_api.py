@@ -142,7 +142,7 @@ def test_a_batch_answers_in_order_each_with_its_own_status(server: Server, tiny:
 
 def test_models_are_listed(server: Server, tiny: Tiny) -> None:
     answer = server.client.get("/v1/models").json()
-    assert answer["models"] == [{"version": tiny.version, "active": True}]
+    assert answer["models"] == [{"version": tiny.version, "active": True, "roles": ["active"]}] and answer["previous"] is None
     assert answer["as_of"] > 0 and "test" in answer["metrics"]
 
 

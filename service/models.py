@@ -1,0 +1,201 @@
+"""Model versions in service: chosen per user, swapped while requests run, refused before they can answer when anything is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+from model.artifact import ArtifactError, activate, current_version, previous_version, versions
+from model.runtime import ScoringRuntime
+from service.errors import Problem, shown
+from service.metrics import Metrics
+from service.settings import Settings
+from service.user_cache import UserCache
+
+_log = logging.getLogger("dare.service")
+_WARM_LENGTH, _WARM_CANDIDATES, _WARM_ROUNDS = 1000, 500, 3
+_SHARES = 2**32
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Served:
+    """A loaded version with the users prepared for it. A request takes one and keeps it to its end, so no answer mixes versions; the
+    version leaves memory with the last request that holds it."""
+
+    runtime: ScoringRuntime
+    users: UserCache
+
+    @property
+    def version(self) -> str:
+        """The model version."""
+        return self.runtime.version
+
+
+class Models:
+    """The versions that answer: the active one that `CURRENT` names, and when set a canary for a share of the users and a shadow that
+    only compares.
+
+    Raises: ArtifactError when a version cannot be served at the start.
+    """
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._settings, self._metrics = settings, metrics
+        self._roles = 1 + (settings.canary_version is not None) + (settings.shadow_version is not None)
+        self._changing = asyncio.Lock()
+        self._refused: str | None = ""
+        self.active = self._load(None)
+        self.canary = None if settings.canary_version is None else self._load(settings.canary_version)
+        self.shadow = None if settings.shadow_version is None else self._load(settings.shadow_version)
+        metrics.model.labels(self.active.version).set(1)
+
+    def choose(self, user_id: str | None, version: str | None) -> Served:
+        """What answers a request of this user (None: no stored user). Raises: Problem 409 when `version` is not served."""
+        canary = self.canary
+        if version is not None:
+            for served in (self.active, canary):
+                if served is not None and served.version == version:
+                    return served
+            raise Problem(409, f"model_version {shown(version)} is not served; {self.active.version} is", pointer="/model_version")
+        if canary is not None and user_id is not None and _share_of(user_id, "canary") < self._settings.canary_share:
+            return canary
+        return self.active
+
+    def shadow_of(self, user_id: str) -> Served | None:
+        """The version that this user's scores are compared with, None for none."""
+        if self.shadow is None or _share_of(user_id, "shadow") >= self._settings.shadow_share:
+            return None
+        return self.shadow
+
+    def forget(self, user_id: str) -> None:
+        """Drop what is held about the user under every version."""
+        for served in (self.active, self.canary, self.shadow):
+            if served is not None:
+                served.users.forget(user_id)
+
+    def listed(self) -> list[tuple[str, list[str]]]:
+        """(version, its roles) of every version in the artifacts directory, oldest first."""
+        roles = {"active": self.active, "canary": self.canary, "shadow": self.shadow}
+        return [
+            (version, [role for role, served in roles.items() if served is not None and served.version == version])
+            for version in versions(self._settings.artifacts)
+        ]
+
+    def previous(self) -> str | None:
+        """The version that `rollback` would bring back."""
+        version = previous_version(self._settings.artifacts)
+        return None if version == self.active.version else version
+
+    async def activate(self, version: str) -> Served:
+        """Verify, load and warm the version, point `CURRENT` to it, and answer with it from now on.
+
+        Raises: Problem 404 when it does not exist, 409 when it is refused or `CURRENT` cannot be written; the old one serves on.
+        """
+        async with self._changing:
+            return await self._activate(version)
+
+    async def rollback(self) -> Served:
+        """Activate the version that was current before. Raises: Problem as `activate`, 409 when there is none."""
+        async with self._changing:
+            version = await asyncio.to_thread(self.previous)
+            if version is None:
+                raise Problem(409, f"no version was current before {self.active.version}", kind="no-previous-model")
+            return await self._activate(version)
+
+    async def follow(self) -> None:
+        """Serve what `CURRENT` names whenever another process moves it: training, another worker, an operator. Never returns.
+
+        A version that is refused is logged once and tried again when `CURRENT` changes.
+        """
+        while True:
+            await asyncio.sleep(self._settings.follow_current_s)
+            async with self._changing:
+                try:
+                    version = await asyncio.to_thread(current_version, self._settings.artifacts)
+                    if version not in (self.active.version, self._refused):
+                        self._serve(await asyncio.to_thread(self._load, version))
+                except (ArtifactError, OSError) as error:
+                    named = _named_in(self._settings.artifacts)
+                    if named != self._refused:
+                        self._metrics.model_changes.labels("refused").inc()
+                        _log.error("CURRENT is not served, %s stays: %s", self.active.version, error)
+                    self._refused = named
+
+    async def _activate(self, version: str) -> Served:
+        artifacts = self._settings.artifacts
+        if version not in await asyncio.to_thread(versions, artifacts):
+            raise Problem(404, f"no model version {shown(version)} in the artifacts directory", pointer="/version")
+        loaded = [served for served in (self.active, self.canary, self.shadow) if served is not None and served.version == version]
+        try:
+            served = loaded[0] if loaded else await asyncio.to_thread(self._load, version)
+            if await asyncio.to_thread(_named_in, artifacts) != version:
+                await asyncio.to_thread(activate, artifacts, version)
+        except ArtifactError as error:
+            self._metrics.model_changes.labels("refused").inc()
+            _log.error("version %s is refused, %s stays: %s", version, self.active.version, error)
+            raise Problem(409, f"version {version} is refused: {error}", kind="model-refused") from None
+        except OSError as error:
+            raise Problem(
+                409,
+                f"CURRENT cannot be written: {error.strerror}; move it where the artifacts are made, it is followed",
+                kind="artifacts-read-only",
+            ) from None
+        self._serve(served)
+        return served
+
+    def _serve(self, served: Served) -> None:
+        if served is self.active:
+            return
+        _log.info("serving %s, before %s", served.version, self.active.version)
+        self._metrics.model.labels(self.active.version).set(0)
+        self._metrics.model.labels(served.version).set(1)
+        self._metrics.model_changes.labels("served").inc()
+        self.active, self._refused = served, ""
+
+    def _load(self, version: str | None) -> Served:
+        settings = self._settings
+        started = time.perf_counter()
+        runtime = ScoringRuntime.load(
+            settings.artifacts,
+            version,
+            num_threads=settings.threads_per_request,
+            search=settings.search_backend,
+            ranking=settings.ranking_backend,
+        )
+        warm_up(runtime)
+        _log.info("loaded %s in %.2f s", runtime.version, time.perf_counter() - started)
+        return Served(runtime, UserCache(runtime, settings.user_cache_bytes // self._roles, self._metrics))
+
+
+def warm_up(runtime: ScoringRuntime, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Score a made-up user until nothing is left to do for the first time; returns the time of the last round, s."""
+    known = runtime.catalogue.item_hash
+    item_hash = np.resize(known, _WARM_LENGTH) if len(known) else np.zeros(_WARM_LENGTH, np.uint64)
+    timestamp = np.arange(runtime.as_of - _WARM_LENGTH, runtime.as_of, dtype=np.int64)
+    seconds = 0.0
+    for _ in range(_WARM_ROUNDS):
+        started = clock()
+        state = runtime.prepare(item_hash, timestamp)
+        scored = runtime.score(state, item_hash[:_WARM_CANDIDATES], runtime.as_of)
+        if not np.isfinite(scored.click_probability_N).all():
+            raise ArtifactError(f"{runtime.version}: the scores of a made-up user are not finite")
+        seconds = clock() - started
+    return seconds
+
+
+def _share_of(user_id: str, purpose: str) -> float:
+    """Where in [0, 1) the user falls: the same on every worker and after every restart, independent between purposes."""
+    return xxhash.xxh3_64_intdigest(f"{purpose}\x1f{user_id}".encode()) % _SHARES / _SHARES
+
+
+def _named_in(artifacts: Path) -> str | None:
+    try:
+        return current_version(artifacts)
+    except ArtifactError:
+        return None
