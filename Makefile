@@ -23,7 +23,7 @@ help:
 
 setup: $(STAMP)
 
-$(STAMP): requirements/lock.txt pyproject.toml setup.py $(NATIVE)
+$(STAMP): requirements/lock.txt pyproject.toml setup.py build_backend.py $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0])'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/lock.txt

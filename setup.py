@@ -1,12 +1,12 @@
 """Compiles the C++ of `kernels/` into one shared library, `kernels/_native.so` (docs/adr/0004); the rest of the build is pyproject.toml.
 
-The library has a C ABI and no Python in it. A system compiler is used where one works, else the `ziglang` wheel, which is asked for only
-then. With neither the install succeeds without the library; `kernels/_native_build.txt` says what happened, and `dare doctor` repeats it.
+The library has a C ABI and no Python in it. A system compiler is used where one works, else the `ziglang` wheel, which build_backend.py
+asks for only then. With neither the install succeeds without the library. `kernels/_native_build.txt` says what happened, and
+`dare doctor` repeats it.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import shlex
@@ -55,7 +55,7 @@ def system_compiler() -> tuple[list[str] | None, str]:
 
 def zig_compiler() -> tuple[list[str] | None, str]:
     """The command of the `ziglang` wheel, for any CPU and an old C library, or None and why not."""
-    if importlib.util.find_spec("ziglang") is None:
+    if ran([sys.executable, "-m", "ziglang", "version"]).returncode:
         return None, "ziglang is not installed"
     # Zig's own default is the CPU it runs on.
     target = ["-mcpu=baseline", "-fno-sanitize=undefined"]
@@ -67,6 +67,10 @@ def zig_compiler() -> tuple[list[str] | None, str]:
 
 def ran(command: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def name_of(command: list[str]) -> str:
+    return "ziglang" if "ziglang" in command else shlex.join(command)
 
 
 def last_line(text: str) -> str:
@@ -87,7 +91,7 @@ def compiled(command: list[str], library: Path, flags: tuple[str, ...] = FLAGS) 
         if failed:
             return failed[0]
         linked = Path(folder) / LIBRARY
-        done = ran([*command, *flags, "-shared", "-o", str(linked), *map(str, objects)])
+        done = ran([*command, *flags, "-shared", "-s", "-o", str(linked), *map(str, objects)])
         if done.returncode:
             return done.stderr
         # A process that has the old library mapped keeps it.
@@ -106,9 +110,9 @@ def build(folder: Path) -> str:
         record = f"not built: no C++ compiler works: {reason}"
     elif errors := compiled(command, library):
         print(errors, file=sys.stderr)
-        record = f"not built: {shlex.join(command)} failed: {last_line(errors)}"
+        record = f"not built: {name_of(command)} failed: {last_line(errors)}"
     else:
-        record = f"built by {shlex.join(command)}: {(ran([*command, '--version']).stdout.splitlines() or ['unknown version'])[0]}"
+        record = f"built by {name_of(command)}: {(ran([*command, '--version']).stdout.splitlines() or ['unknown version'])[0]}"
     if not record.startswith("built"):
         # One left from other sources would pass for this one.
         library.unlink(missing_ok=True)
@@ -159,5 +163,4 @@ if __name__ == "__main__":
             )
         ],
         cmdclass={"build_ext": BuildNative, "bdist_wheel": AnyPythonWheel},
-        setup_requires=[] if system_compiler()[0] else [ZIG],
     )
