@@ -37,6 +37,18 @@ class ProtocolConfig:
             raise ValueError(f"negative_rule must be one of {', '.join(NEGATIVES)}, got {self.negative_rule!r}")
         if self.negatives < 1:
             raise ValueError(f"negatives must be at least 1, got {self.negatives!r}")
+        for name in ("seed", "first_target"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)!r}")
+        for name in ("train_targets", "validation_targets", "test_targets"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, or None for all, got {value!r}")
+        for name in ("train_share", "validation_share"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)!r}")
+        if self.train_share + self.validation_share >= 1:
+            raise ValueError(f"train_share {self.train_share!r} and validation_share {self.validation_share!r} leave nothing to test on")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +73,15 @@ def split_of_behavior(log: InteractionLog, config: ProtocolConfig) -> npt.NDArra
     """TRAIN, VALIDATION or TEST for every behavior, by its place among its user's behaviors: i8 [E]."""
     length = np.repeat(np.diff(log.user_start), np.diff(log.user_start))
     place = np.arange(log.num_behaviors) - np.repeat(log.user_start[:-1], np.diff(log.user_start))
-    train_end = np.floor(config.train_share * length)
+    # .7 * 90 is 62.99999999999999 in floats: without the margin a behavior of the training period would become a validation target.
+    train_end = np.floor(config.train_share * length + 1e-9)
     validation_end = np.floor((config.train_share + config.validation_share) * length + 1e-9)
     return np.where(place < train_end, TRAIN, np.where(place < validation_end, VALIDATION, TEST)).astype(np.int8)
 
 
-def training_period_mask(log: InteractionLog, config: ProtocolConfig | None = None) -> npt.NDArray[np.bool_]:
+def training_period_mask(log: InteractionLog, config: ProtocolConfig) -> npt.NDArray[np.bool_]:
     """Behaviors of the training period, the only source of vocabularies, popularity and negatives: bool [E]."""
-    known: npt.NDArray[np.bool_] = split_of_behavior(log, config or ProtocolConfig()) == TRAIN
+    known: npt.NDArray[np.bool_] = split_of_behavior(log, config) == TRAIN
     return known
 
 
