@@ -109,7 +109,7 @@ class NoSearch:
 
 
 def _best(score_ML: Tensor, k: int) -> Tensor:
-    """Indices of the k highest of each row, in no order: int64 [M, k]. NumPy's vectorised selection takes a quarter of torch.topk's time."""
+    """Indices of the k highest of each row, in no order: int64 [M, k]; NumPy's selection takes a quarter of torch's time."""
     length = score_ML.shape[1]
     if k == length:
         return torch.arange(length).expand_as(score_ML)

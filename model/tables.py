@@ -51,5 +51,5 @@ class Tables(nn.Module):
         item = torch.cat([part for batch in batches for part in (batch.item_L, batch.target_item_TC.flatten())])
         category = torch.cat([part for batch in batches for part in (batch.category_L, batch.target_category_TC.flatten())])
         sizes = [size for batch in batches for size in (len(batch.item_L), batch.target_item_TC.numel())]
-        parts = self.content(item, category).split(sizes)
+        parts = torch.split(self.content(item, category), sizes)
         return [Rows(behavior, target) for behavior, target in zip(parts[::2], parts[1::2], strict=True)]
