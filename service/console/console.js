@@ -41,7 +41,7 @@ function keptList(explanation) {
   for (const behavior of explanation) {
     const row = element("li");
     const bar = element("meter");
-    bar.max = 1;
+    bar.max = explanation[0].weight || 1;
     bar.value = behavior.weight;
     bar.ariaLabel = `weight of ${nameOf(behavior)}`;
     bar.title = `weight ${behavior.weight.toFixed(4)}, score ${behavior.score.toFixed(3)}`;
