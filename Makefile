@@ -12,13 +12,14 @@ BIN := .venv/bin
 STAMP := .venv/.set-up
 NATIVE := $(wildcard kernels/native/*.?pp kernels/*/native/*.?pp)
 
-.PHONY: help setup serve test check load clean
+.PHONY: help setup serve test check load faults clean
 
 help:
 	@echo "make serve   set up, get real data, train if there is no model, serve on http://$(HOST):$(PORT) (HOST, PORT to change)"
 	@echo "make test    set up, then lint, types, import arrows and the whole test suite"
 	@echo "make setup   create .venv with the pinned dependencies (quick when nothing changed)"
 	@echo "make load    load-test a running service at URL for SECONDS with USERS clients"
+	@echo "make faults  break the service on purpose, at length; each fault's figure ends up in build/faults.md"
 	@echo "make clean   remove .venv and caches; data/ and artifacts/ stay"
 
 setup: $(STAMP)
@@ -48,6 +49,10 @@ load: setup
 	$(BIN)/locust -f loadtest/locustfile.py --headless --host $(URL) --users $(USERS) --spawn-rate $(USERS) --run-time $(SECONDS)s \
 		--html build/load.html --json-file build/load --only-summary
 	@echo "HTML report: build/load.html"
+
+faults: setup
+	mkdir -p build
+	DARE_FAULTS_REPORT=build/faults.md $(BIN)/python -m pytest -m faults
 
 clean:
 	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .coverage*

@@ -77,6 +77,7 @@ def create_app(settings: Settings, store: BehaviorStore | None = None, clock: Ca
         redoc_url=None,
         separate_input_output_schemas=False,
     )
+    app.state.models = models
     app.include_router(create_router(settings, scorer, behaviors, models, metrics, clock))
     app.include_router(console_router(behaviors, models))
     _operations(app, models, drain, metrics)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -15,10 +16,28 @@ from model.item_hash import hash_item_ids
 from service.app import create_app
 from service.behavior_store import BehaviorStore
 from service.memory_store import MemoryStore
+from service.models import Models
 from service.settings import Settings
 from tests.conftest import Tiny
 
 NOW = 1_700_000_000
+_FIGURES = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture
+def figure(request: pytest.FixtureRequest) -> Callable[[int, str], None]:
+    """Note a fault's figure for the report: number of the fault, and what was measured."""
+    figures = request.config.stash.setdefault(_FIGURES, [])
+    return lambda fault, measured: figures.append(f"| {fault} | {request.node.name} | {measured} |")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Show the figures; write them where `DARE_FAULTS_REPORT` says."""
+    figures = sorted(config.stash.get(_FIGURES, []), key=lambda row: int(row.split("|")[1]))
+    if report := os.environ.get("DARE_FAULTS_REPORT"):
+        failed = [f"\nFAILED: {test.nodeid}" for test in terminalreporter.stats.get("failed", [])]
+        Path(report).write_text("\n".join(["| fault | test | measured |", "|---|---|---|", *figures, *failed]) + "\n")
+        terminalreporter.write_line("\n".join(figures))
 
 
 class Server:
@@ -27,7 +46,9 @@ class Server:
     def __init__(self, settings: Settings, store: BehaviorStore) -> None:
         self.store = store
         self.settings = settings
-        config = uvicorn.Config(create_app(settings, store, clock=lambda: NOW), host="127.0.0.1", port=0, log_level="critical")
+        app = create_app(settings, store, clock=lambda: NOW)
+        self.models: Models = app.state.models
+        config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical")
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run)
         self._thread.start()
