@@ -23,6 +23,9 @@ Artifacts = Annotated[Path, typer.Option("--artifacts", help="directory of model
 Version = Annotated[str | None, typer.Option("--version", help="model version; default: the current one")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON alone to standard output")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad-rows", help="leave bad rows out and report them, instead of refusing the file")]
+RawSource = Annotated[Path, typer.Argument(help="the published file, unpacked, or the folder that holds it", show_default=False)]
+RawOut = Annotated[Path, typer.Option("--out", help="folder to write", show_default=False)]
+RawActions = Annotated[str, typer.Option("--actions", help="actions to keep, separated by commas")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="seed of everything random")]
 Store = Annotated[str, typer.Option("--store", help="behavior store: memory: or file:DIR")]
 Host = Annotated[str, typer.Option("--host", envvar="HOST", help="address to listen on")]
@@ -37,6 +40,44 @@ def data_complete_journey(
     from service.commands.data import complete_journey
 
     complete_journey(out, seed)
+
+
+@data_app.command("taobao")
+def data_taobao(source: RawSource, out: RawOut, actions: RawActions = "pv", skip_bad_rows: SkipBad = False, as_json: Json = False) -> None:
+    """Convert Taobao UserBehavior.csv (100 million rows) to the tidy format. Actions: pv, buy, cart, fav."""
+    from model.data.taobao import write_taobao
+    from service.commands.data import public_set
+
+    public_set("Taobao", write_taobao, source, out, skip_bad_rows, as_json, actions=actions)
+
+
+@data_app.command("tmall")
+def data_tmall(
+    source: RawSource, out: RawOut, actions: RawActions = "click", skip_bad_rows: SkipBad = False, as_json: Json = False
+) -> None:
+    """Convert Tmall user_log_format1.csv to the tidy format. Actions: click, cart, buy, favourite."""
+    from model.data.tmall import write_tmall
+    from service.commands.data import public_set
+
+    public_set("Tmall", write_tmall, source, out, skip_bad_rows, as_json, actions=actions)
+
+
+@data_app.command("kuairand")
+def data_kuairand(source: RawSource, out: RawOut, skip_bad_rows: SkipBad = False, as_json: Json = False) -> None:
+    """Convert KuaiRand (Pure, 1K or 27K) to the tidy format: the clicked impressions."""
+    from model.data.kuairand import write_kuairand
+    from service.commands.data import public_set
+
+    public_set("KuaiRand", write_kuairand, source, out, skip_bad_rows, as_json)
+
+
+@data_app.command("movielens")
+def data_movielens(source: RawSource, out: RawOut, skip_bad_rows: SkipBad = False, as_json: Json = False) -> None:
+    """Convert MovieLens ratings.csv or ratings.dat to the tidy format: every rating is a behavior."""
+    from model.data.movielens import write_movielens
+    from service.commands.data import public_set
+
+    public_set("MovieLens", write_movielens, source, out, skip_bad_rows, as_json)
 
 
 @data_app.command("check")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 from model.data.complete_journey import write_complete_journey
 from model.data.log import InteractionLog
+from model.data.raw_log import ReadReport
 from model.data.tidy import read_tidy
-from service.commands.terminal import console, emit, table
+from service.commands.terminal import byte_progress, console, emit, table
 
 
 def complete_journey(out: Path, seed: int) -> None:
@@ -15,6 +18,25 @@ def complete_journey(out: Path, seed: int) -> None:
     with console.status("reading the package's tables"):
         written = write_complete_journey(out, seed)
     table(f"Complete Journey in {out}", [dict(written)])
+
+
+def public_set(
+    name: str, write: Callable[..., ReadReport], source: Path, out: Path, skip_bad_rows: bool, as_json: bool, **options: str
+) -> None:
+    """See `dare data taobao`, `tmall`, `kuairand` and `movielens`: convert with a progress bar, then say what became of every row."""
+    with byte_progress() as bar:
+        task = bar.add_task(f"opening {source}", total=None)
+
+        def progress(done: int, of: int, what: str) -> None:
+            bar.update(task, completed=done, total=of, description=what)
+
+        report = write(source, out, skip_bad_rows=skip_bad_rows, progress=progress, **options)
+    rows: list[tuple[str, int]] = [("read", report.read), *((f"dropped: {why}", count) for why, count in report.dropped.items())]
+    rows += [("kept", report.kept), *((f"written: {what}", count) for what, count in report.written.items() if what != "behaviors")]
+    table(f"{name} in {out}", [{"rows": what, "number": count} for what, count in rows])
+    for line in (*report.bad_rows, *report.notes):
+        console.print(line, markup=False)
+    emit(asdict(report), as_json)
 
 
 def check(folder: Path, skip_bad_rows: bool, as_json: bool) -> None:

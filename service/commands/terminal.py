@@ -6,7 +6,17 @@ import json
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 
 console = Console(stderr=True)
@@ -23,6 +33,12 @@ def progress_bar() -> Progress:
         TimeRemainingColumn(),
     )
     return Progress(*columns, TextColumn("{task.fields[note]}"), console=console)
+
+
+def byte_progress() -> Progress:
+    """The same for work counted in bytes of a file, with its speed."""
+    speed = (DownloadColumn(), TransferSpeedColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), *speed, console=console)
 
 
 def table(title: str, rows: list[dict[str, Any]]) -> None:
