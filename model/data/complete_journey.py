@@ -12,7 +12,7 @@ import polars as pl
 def write_complete_journey(out: Path, seed: int = 0) -> dict[str, int]:
     """Write `interactions.parquet` and `items.parquet` into `out`.
 
-    A basket shares one minute and its order carries no meaning, so it is shuffled with `seed`.
+    A basket has one timestamp and its order carries no meaning, so it is shuffled with `seed`.
 
     Returns: number of behaviors, users and items written.
     Raises: ModuleNotFoundError when the package is not installed.

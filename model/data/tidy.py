@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ def read_tidy(folder: Path, skip_bad_rows: bool = False) -> InteractionLog:
     frame = _read(path, REQUIRED, OPTIONAL)
     frame, skipped = _validated(frame, path, skip_bad_rows)
     if len(frame) == 0:
-        raise TidyDataError(f"{path}: no usable row")
+        raise TidyDataError(f"{path}: no usable row" + "".join(f"; {line}" for line in skipped[:_REPORTED]))
     items, skipped_items = _read_items(folder, skip_bad_rows)
     return _build(frame, items, skipped + skipped_items)
 
@@ -68,7 +69,24 @@ def _id_reason(name: str) -> pl.Expr:
         .then(pl.lit(f"{name} is missing"))
         .when(text.str.len_bytes() > 128)
         .then(pl.lit(f"{name} is longer than 128 bytes: ") + text.str.slice(0, 40))
+        .when(text.str.contains(r"[\x00-\x1f]"))  # the service refuses such ids: nobody could ask about them
+        .then(pl.lit(f"{name} holds a control character: ") + text.str.replace_all(r"[\x00-\x1f]", "?"))
     )
+
+
+def _check_kinds(schema: pl.Schema, path: Path) -> None:
+    for name in ("user_id", "item_id", "category_id", "session_id"):
+        kind = schema.get(name)
+        if kind is not None and kind not in (pl.String, pl.Categorical, pl.Enum, pl.Null) and not kind.is_integer():
+            raise TidyDataError(f"{path}: column {name!r} holds {kind}; ids are integers or strings")
+    nested = [name for name, kind in schema.items() if kind.is_nested() or kind == pl.Object]
+    if nested:
+        raise TidyDataError(f"{path}: column {nested[0]!r} holds {schema[nested[0]]}; columns are numbers or text")
+
+
+def _without_empty(frame: pl.DataFrame, *names: str) -> pl.DataFrame:
+    """Ids as text; an empty category or session is a missing one."""
+    return frame.with_columns(pl.col(name).cast(pl.String).replace("", None) for name in names if name in frame.columns)
 
 
 def _timestamp_reason() -> pl.Expr:
@@ -85,12 +103,9 @@ def _timestamp_reason() -> pl.Expr:
 
 
 def _validated(frame: pl.DataFrame, path: Path, skip: bool) -> tuple[pl.DataFrame, tuple[str, ...]]:
-    for name in ("user_id", "item_id", "category_id", "session_id"):
-        kind = frame.schema.get(name)
-        if kind is not None and kind != pl.String and not kind.is_integer() and kind != pl.Categorical:
-            raise TidyDataError(f"{path}: column {name!r} holds {kind}; ids are integers or strings")
+    _check_kinds(frame.schema, path)
     kind = frame.schema["timestamp"]
-    if not (kind.is_numeric() or kind == pl.String):
+    if not (kind.is_numeric() or kind in (pl.String, pl.Null)):
         raise TidyDataError(f"{path}: column 'timestamp' holds {kind}; it must hold unix seconds")
     reasons = [_id_reason("user_id"), _id_reason("item_id"), _timestamp_reason()]
     if "label" in frame.columns:
@@ -104,8 +119,7 @@ def _validated(frame: pl.DataFrame, path: Path, skip: bool) -> tuple[pl.DataFram
     bad = reason.is_not_null()
     lines = tuple(f"{path.name}: row {row + 1}: {reason[row]}" for row in bad.arg_true().to_list())
     if lines and not skip:
-        more = f" (and {len(lines) - _REPORTED} more)" if len(lines) > _REPORTED else ""
-        raise TidyDataError("; ".join(lines[:_REPORTED]) + more + ". Correct the file or use --skip-bad-rows.")
+        raise _refusal(lines)
     frame = frame.filter(~bad)
     if "label" in frame.columns:
         negative = frame["label"].cast(pl.String).is_in(["0", "0.0", "false"])
@@ -114,22 +128,29 @@ def _validated(frame: pl.DataFrame, path: Path, skip: bool) -> tuple[pl.DataFram
                 f"{path}: {int(negative.sum())} rows have label 0: impressions that were not taken are no behaviors, "
                 "and training on logged impressions is not supported yet; keep the rows with label 1"
             )
-    text = [pl.col(name).cast(pl.String) for name in ("user_id", "item_id", "category_id", "session_id") if name in frame.columns]
-    return frame.with_columns(*text, pl.col("timestamp").cast(pl.Float64).cast(pl.Int64)), lines
+    frame = _without_empty(frame, "user_id", "item_id", "category_id", "session_id")
+    return frame.with_columns(pl.col("timestamp").cast(pl.Float64).cast(pl.Int64)), lines
 
 
 def _read_items(folder: Path, skip: bool) -> tuple[pl.DataFrame | None, tuple[str, ...]]:
     path = _find(folder, "items")
     if path is None:
         return None, ()
-    frame = _read(path, ("item_id",), None).with_columns(pl.all().cast(pl.String))
-    missing = (frame["item_id"].is_null() | (frame["item_id"] == "")).fill_null(True)
-    twice = ~frame["item_id"].is_first_distinct() & ~missing
-    lines = [f"{path.name}: row {row + 1}: item_id is missing" for row in missing.arg_true().to_list()]
+    frame = _read(path, ("item_id",), None)
+    _check_kinds(frame.schema, path)
+    frame = _without_empty(frame, "category_id").with_columns(pl.all().cast(pl.String))
+    bad = frame.select(pl.coalesce(_id_reason("item_id")).alias("reason"))["reason"]
+    twice = ~frame["item_id"].is_first_distinct() & bad.is_null()
+    lines = [f"{path.name}: row {row + 1}: {bad[row]}" for row in bad.is_not_null().arg_true().to_list()]
     lines += [f"{path.name}: row {row + 1}: item_id {frame['item_id'][row]!r} appears twice" for row in twice.arg_true().to_list()]
     if lines and not skip:
-        raise TidyDataError("; ".join(lines[:_REPORTED]) + ". Correct the file or use --skip-bad-rows.")
-    return frame.filter(~missing & ~twice), tuple(lines)
+        raise _refusal(lines)
+    return frame.filter(bad.is_null() & ~twice), tuple(lines)
+
+
+def _refusal(lines: Sequence[str]) -> TidyDataError:
+    more = f" (and {len(lines) - _REPORTED} more)" if len(lines) > _REPORTED else ""
+    return TidyDataError("; ".join(lines[:_REPORTED]) + more + ". Correct the file or use --skip-bad-rows.")
 
 
 def _codes(value: pl.Series) -> tuple[list[str], npt.NDArray[np.int64]]:

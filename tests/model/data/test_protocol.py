@@ -45,7 +45,7 @@ def test_seventy_ten_twenty_by_place(length: int, train: int, validation: int) -
 
 def test_the_split_is_by_whole_numbers_at_every_length() -> None:
     """.7 has no exact float: the borders must be those of exact arithmetic for every length."""
-    lengths = np.arange(1, 4200)
+    lengths = np.arange(1, 1200)
     log = replace(one_user(1), user_start=np.concatenate([[0], np.cumsum(lengths)]), item=np.zeros(lengths.sum(), np.int32))
     split = split_of_behavior(log, ProtocolConfig())
     user = np.repeat(np.arange(len(lengths)), lengths)
@@ -240,11 +240,12 @@ def test_any_log_keeps_the_rules(histories: list[list[tuple[int, int, bool]]], f
     ends = history_end(log)
     assert ends.tolist() == [oracle.history_end(log, event) for event in range(log.num_behaviors)]
     config = ProtocolConfig(seed=seed, first_target=first, train_targets=2, validation_targets=2, test_targets=2)
-    try:
-        targets = split_targets(log, config)
-    except ValueError as error:
-        assert "target: it needs" in str(error)
+    usable = [place(log, np.array([e]))[0] >= first and ends[e] > log.user_start[log.user_of_behavior()[e]] for e in range(len(ends))]
+    if len({*split_of_behavior(log, config)[usable].tolist()}) < 3:
+        with pytest.raises(ValueError, match="target: it needs"):
+            split_targets(log, config)
         return
+    targets = split_targets(log, config)
     length = np.diff(log.user_start)[targets.user]
     where = place(log, targets.event)
     assert (where >= first).all() and (targets.history_end > log.user_start[targets.user]).all()
