@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from service.errors import Problem
@@ -33,7 +34,7 @@ class Deadline:
 
 
 class Admission:
-    """Permits for the threads of one kind of work.
+    """Permits for the threads of one kind of work, handed on in the order of arrival; used on one event loop.
 
     Args: `work` its name in the metrics; `permits` requests worked on at once; `queue_length` that may wait; `queue_wait_s` the longest
     wait; `retry_after_s` what a refused caller is told.
@@ -41,32 +42,30 @@ class Admission:
 
     def __init__(self, work: str, permits: int, queue_length: int, queue_wait_s: float, retry_after_s: int, metrics: Metrics) -> None:
         self._work = work
-        self._semaphore = asyncio.Semaphore(permits)
+        self._free = permits
         self._queue_length = queue_length
         self._queue_wait_s = queue_wait_s
         self._retry_after_s = retry_after_s
         self._metrics = metrics
-        self._waiting = 0
+        self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()
+
+    @property
+    def idle(self) -> bool:
+        """Whether a permit is free and nobody waits: time for what can be left undone."""
+        return self._free > 0
 
     @asynccontextmanager
-    async def permit(self, deadline: Deadline) -> AsyncIterator[float]:
-        """Hold a permit; yields the wait in ms. Raises: Problem 503 when full or waited too long; 504 past the deadline."""
-        if self._semaphore.locked() and self._waiting >= self._queue_length:
-            raise self._refused("queue_full", f"{self._waiting} requests are waiting already")
+    async def permit(self, deadline: Deadline, gone: Callable[[], Awaitable[None]] | None = None) -> AsyncIterator[float]:
+        """Hold a permit; yields the wait in ms.
+
+        Args: `gone` returns once nobody waits for the answer any more: the wait ends then.
+        Raises: Problem 503 when full or waited too long; 504 past the deadline; 400 for a caller that went away.
+        """
         started = time.monotonic()
-        left_s = deadline.left_s()
-        wait_s = min(self._queue_wait_s, left_s)
-        self._waiting += 1
-        try:
-            async with asyncio.timeout(wait_s):
-                await self._semaphore.acquire()
-        except TimeoutError:
-            # The timer may end a wait a little early, so what bounded the wait decides, not the clock.
-            if left_s <= self._queue_wait_s:
-                raise deadline.missed("a thread was free") from None
-            raise self._refused("queue_wait", f"no thread was free within {wait_s * 1e3:.0f} ms") from None
-        finally:
-            self._waiting -= 1
+        if self._free:
+            self._free -= 1
+        else:
+            await self._turn(started, deadline, gone)
         self._metrics.in_flight.labels(self._work).inc()
         try:
             # Work that nobody waits for any more is dropped before it costs compute.
@@ -74,7 +73,53 @@ class Admission:
             yield (time.monotonic() - started) * 1e3
         finally:
             self._metrics.in_flight.labels(self._work).dec()
-            self._semaphore.release()
+            self._hand_on()
+
+    async def _turn(self, started: float, deadline: Deadline, gone: Callable[[], Awaitable[None]] | None) -> None:
+        self._drop_expired(started)
+        if len(self._waiting) >= self._queue_length:
+            raise self._refused("queue_full", f"{len(self._waiting)} requests are waiting already")
+        left_s = deadline.left_s()
+        wait_s = min(self._queue_wait_s, left_s)
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        place = (started + wait_s, turn)
+        self._waiting.append(place)
+        leaving = None if gone is None else asyncio.ensure_future(gone())
+        try:
+            await asyncio.wait({turn} if leaving is None else {turn, leaving}, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._hand_on()
+            raise
+        finally:
+            if not turn.done():
+                self._waiting.remove(place)
+                turn.cancel()
+            if leaving is not None:
+                leaving.cancel()
+        if not turn.cancelled():
+            return
+        if leaving is not None and leaving.done() and not leaving.cancelled():
+            self._metrics.refused.labels(self._work, "client_gone").inc()
+            raise Problem(400, "the client went away while waiting", kind="client-gone")
+        # What bounded the wait decides, not the clock: the timer may end a wait a little early.
+        if left_s <= self._queue_wait_s:
+            raise deadline.missed("a thread was free")
+        raise self._refused("queue_wait", f"no thread was free within {wait_s * 1e3:.0f} ms")
+
+    def _hand_on(self) -> None:
+        self._drop_expired(time.monotonic())
+        if self._waiting:
+            self._waiting.popleft()[1].set_result(None)
+        else:
+            self._free += 1
+
+    def _drop_expired(self, now: float) -> None:
+        """Let go of those whose time is over but whose timer has not run yet: a busy loop must not give them the permit."""
+        if any(until <= now for until, _ in self._waiting):
+            for _, turn in (expired for expired in self._waiting if expired[0] <= now):
+                turn.cancel()
+            self._waiting = deque(place for place in self._waiting if not place[1].cancelled())
 
     def _refused(self, reason: str, detail: str) -> Problem:
         self._metrics.refused.labels(self._work, reason).inc()

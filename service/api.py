@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -12,7 +11,9 @@ from fastapi import APIRouter, FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.auth import Callers
 from service.behavior_store import MAX_LENGTH
+from service.call import Call
 from service.errors import Problem, shown
 from service.metrics import Metrics
 from service.models import Models
@@ -32,7 +33,7 @@ from service.schemas import (
     decode,
     id_text,
 )
-from service.scorer import Scorer, Stages
+from service.scorer import Scorer
 from service.settings import Settings
 from service.user_behaviors import UserBehaviors
 
@@ -61,7 +62,13 @@ def _answer(name: str) -> dict[int | str, dict[str, Any]]:
 
 
 def create_router(
-    settings: Settings, scorer: Scorer, behaviors: UserBehaviors, models: Models, metrics: Metrics, clock: Callable[[], float]
+    settings: Settings,
+    callers: Callers,
+    scorer: Scorer,
+    behaviors: UserBehaviors,
+    models: Models,
+    metrics: Metrics,
+    clock: Callable[[], float],
 ) -> APIRouter:
     """The routes of version 1.
 
@@ -74,10 +81,9 @@ def create_router(
     )
     async def score(request: Request) -> Response:
         """Score candidates for one user, in order."""
-        started, stages = time.monotonic(), Stages()
-        wanted = decode(ScoreRequest, await read_body(request, settings))
-        answer = await scorer.score(wanted, request_id_of(request), int(clock()), stages, started)
-        return _timed(answer, stages, started, metrics)
+        call = Call.of(request, callers.caller(request, "score"), clock())
+        answer = await scorer.score(decode(ScoreRequest, await read_body(request, settings)), call)
+        return _timed(answer, call, metrics)
 
     @router.post(
         "/v1/score:batch",
@@ -88,10 +94,9 @@ def create_router(
     )
     async def score_batch(request: Request) -> Response:
         """Score several requests, answered in order, each with its own status; the stage times are their sums."""
-        started, stages = time.monotonic(), Stages()
-        wanted = decode(BatchRequest, await read_body(request, settings))
-        answer = await scorer.score_batch(wanted, request_id_of(request), int(clock()), stages, started)
-        return _timed(answer, stages, started)
+        call = Call.of(request, callers.caller(request, "score"), clock())
+        answer = await scorer.score_batch(decode(BatchRequest, await read_body(request, settings)), call)
+        return _timed(answer, call)
 
     @router.post(
         "/v1/recommend",
@@ -102,10 +107,9 @@ def create_router(
     )
     async def recommend(request: Request) -> Response:
         """Retrieve candidates from the catalogue and rank them."""
-        started, stages = time.monotonic(), Stages()
-        wanted = decode(RecommendRequest, await read_body(request, settings))
-        answer = await scorer.recommend(wanted, request_id_of(request), int(clock()), stages, started)
-        return _timed(answer, stages, started, metrics)
+        call = Call.of(request, callers.caller(request, "score"), clock())
+        answer = await scorer.recommend(decode(RecommendRequest, await read_body(request, settings)), call)
+        return _timed(answer, call, metrics)
 
     @router.post(
         "/v1/behaviors",
@@ -116,38 +120,44 @@ def create_router(
     )
     async def post_behaviors(request: Request) -> Response:
         """Store behaviors; an answered behavior counts in the user's very next score."""
-        appended = await behaviors.append(decode(BehaviorsRequest, await read_body(request, settings)))
+        caller = callers.caller(request, "behaviors")
+        appended = await behaviors.append(decode(BehaviorsRequest, await read_body(request, settings)), caller)
         return _json(BehaviorsAnswer(request_id_of(request), appended.accepted, appended.duplicates))
 
     @router.get("/v1/users/{user_id:path}/behaviors", responses=_answer("UserBehaviorsAnswer"), response_model=None, tags=["behaviors"])
     async def get_behaviors(request: Request, user_id: str, limit: str = "100", before: str | None = None, skip: str = "0") -> Response:
         """A user's newest behaviors, newest first, optionally only those before a time; `skip` turns pages, also within one time."""
+        caller = callers.caller(request, "behaviors")
         user = _path_id(request, place=-2)
         how_many = _integer("limit", limit, 1, _MAX_LISTED)
         until = None if before is None else _integer("before", before, 0, MAX_TIMESTAMP)
         skipped = _integer("skip", skip, 0, MAX_LENGTH)
-        return _json(await behaviors.listed(user, how_many, until, skipped, request_id_of(request)))
+        return _json(await behaviors.listed(caller, user, how_many, until, skipped, request_id_of(request)))
 
     @router.delete("/v1/users/{user_id:path}", responses=_answer("DeleteAnswer"), response_model=None, tags=["behaviors"])
     async def delete_user(request: Request, user_id: str) -> Response:
         """Erase everything held about a user."""
+        caller = callers.caller(request, "behaviors")
         user = _path_id(request, place=-1)
-        return _json(DeleteAnswer(request_id_of(request), await behaviors.delete(user)))
+        return _json(DeleteAnswer(request_id_of(request), await behaviors.delete(caller.user(user))))
 
     @router.get("/v1/models", responses=_answer("ModelsAnswer"), response_model=None, tags=["models"])
     async def get_models(request: Request) -> Response:
         """The model versions in the artifacts directory, and which of them answers."""
+        callers.caller(request, "admin")
         return _json(_described(models, request_id_of(request)))
 
     @router.post("/v1/models/{version}:activate", responses=_answer("ModelsAnswer"), response_model=None, tags=["models"])
     async def activate_model(request: Request, version: str) -> Response:
         """Verify, load and warm a version, then answer with it; requests that run finish on the one they began with."""
+        callers.caller(request, "admin")
         await models.activate(version)
         return _json(_described(models, request_id_of(request)))
 
     @router.post("/v1/models:rollback", responses=_answer("ModelsAnswer"), response_model=None, tags=["models"])
     async def rollback_model(request: Request) -> Response:
         """Activate the version that was current before."""
+        callers.caller(request, "admin")
         await models.rollback()
         return _json(_described(models, request_id_of(request)))
 
@@ -177,9 +187,9 @@ def _json(answer: msgspec.Struct, headers: dict[str, str] | None = None) -> Resp
     return Response(msgspec.json.encode(answer), headers=headers, media_type="application/json")
 
 
-def _timed(answer: msgspec.Struct, stages: Stages, started: float, metrics: Metrics | None = None) -> Response:
+def _timed(answer: msgspec.Struct, call: Call, metrics: Metrics | None = None) -> Response:
     content = msgspec.json.encode(answer)
-    times = stages.times(started)
+    times = call.stages.times(call.started)
     if metrics is not None:
         metrics.observe(times)
     header = ", ".join(f"{name};dur={value:.3f}" for name, value in times.items())

@@ -17,7 +17,8 @@ from starlette.responses import Response
 
 from service.admission import Admission
 from service.api import create_router, document
-from service.behavior_store import BehaviorStore, StoreError, StoreFull
+from service.auth import Callers
+from service.behavior_store import BehaviorStore, StoreError, StoreFull, StoreUnavailable
 from service.console import console_router
 from service.drain import Drain
 from service.errors import Problem
@@ -25,7 +26,7 @@ from service.file_store import FileStore
 from service.memory_store import MemoryStore
 from service.metrics import Metrics
 from service.models import Models
-from service.request_context import RequestContext, on_http_exception, on_problem, on_store_full
+from service.request_context import RequestContext, on_http_exception, on_problem, on_store_full, on_store_unavailable
 from service.scorer import Scorer
 from service.settings import Settings
 from service.user_behaviors import UserBehaviors
@@ -33,26 +34,50 @@ from service.user_behaviors import UserBehaviors
 _log = logging.getLogger("dare.service")
 
 
-def open_store(url: str) -> BehaviorStore:
-    """The behavior store of a URL: `memory:` or `file:DIR`. Raises: StoreError."""
+def open_store(url: str, settings: Settings | None = None, failed: Callable[[str], None] = lambda kind: None) -> BehaviorStore:
+    """The behavior store of a URL: `memory:`, `file:DIR` or `redis://...`. Raises: StoreError.
+
+    Args: `settings` of a shared store, None for the environment's; `failed` is told the kind of every failed call.
+    """
     if url == "memory:":
         return MemoryStore()
     if url.startswith("file:") and len(url) > len("file:"):
         return FileStore(Path(url.removeprefix("file:")))
-    raise StoreError(f"store {url!r} is not known; use memory: or file:DIR")
+    if url.startswith("redis:"):
+        return _open_redis(url, Settings() if settings is None else settings, failed)
+    raise StoreError(f"store {url.partition(':')[0]!r} is not known; use memory:, file:DIR or redis://HOST:PORT/DB")
+
+
+def _open_redis(url: str, settings: Settings, failed: Callable[[str], None]) -> BehaviorStore:
+    try:
+        from service.redis_store import RedisStore
+    except ModuleNotFoundError as error:
+        raise StoreError(f"a redis:// store needs the extra `redis` (pip install 'dare-serving[redis]'): {error}") from None
+    return RedisStore(
+        url,
+        connections=settings.inference_threads + settings.store_threads,
+        read_s=settings.store_timeout_ms / 1e3,
+        write_s=settings.store_write_timeout_ms / 1e3,
+        ttl_s=settings.store_ttl_days * 86_400,
+        cache_bytes=settings.store_cache_bytes,
+        stale_s=settings.store_stale_s,
+        failed=failed,
+    )
 
 
 def create_app(settings: Settings, store: BehaviorStore | None = None, clock: Callable[[], float] = time.time) -> FastAPI:
     """The service for a loaded model and an open store.
 
     Args: `store` an open store to use, None opens `settings.store`; it is closed at shutdown. `clock` unix seconds.
-    Raises: ArtifactError, StoreError, ValueError for more workers than the store allows.
+    Raises: ArtifactError, StoreError, ValueError for no API keys where they are needed, and for more workers than the store allows.
     """
-    if settings.workers > 1:
+    if settings.workers > 1 and not settings.store.startswith("redis:"):
         raise ValueError(f"store {settings.store!r} lives in one process and workers is {settings.workers}; use --workers 1")
+    callers = Callers(settings)
     metrics = Metrics()
     models = Models(settings, metrics)
-    opened = open_store(settings.store) if store is None else store
+    opened = open_store(settings.store, settings, lambda kind: metrics.store_failures.labels(kind).inc()) if store is None else store
+    opened.on_erased(models.forget)
     queue = (settings.queue_length, settings.queue_wait_ms / 1e3, settings.retry_after_s, metrics)
     scorer = Scorer(settings, models, opened, metrics, Admission("score", settings.inference_threads, *queue))
     behaviors = UserBehaviors(settings, models, opened, metrics, Admission("store", settings.store_threads, *queue))
@@ -65,7 +90,7 @@ def create_app(settings: Settings, store: BehaviorStore | None = None, clock: Ca
         with drain.announced():
             yield
         following.cancel()
-        scorer.close()
+        await scorer.close()
         behaviors.close()
 
     app = FastAPI(
@@ -78,18 +103,19 @@ def create_app(settings: Settings, store: BehaviorStore | None = None, clock: Ca
         separate_input_output_schemas=False,
     )
     app.state.models = models
-    app.include_router(create_router(settings, scorer, behaviors, models, metrics, clock))
-    app.include_router(console_router(behaviors, models))
-    _operations(app, models, drain, metrics)
+    app.include_router(create_router(settings, callers, scorer, behaviors, models, metrics, clock))
+    app.include_router(console_router(callers, behaviors, models))
+    _operations(app, models, opened, drain, metrics)
     document(app)
     app.add_middleware(RequestContext, metrics=metrics, max_header_bytes=settings.max_header_bytes)
     app.add_exception_handler(Problem, on_problem)
     app.add_exception_handler(StoreFull, on_store_full)
+    app.add_exception_handler(StoreUnavailable, on_store_unavailable)
     app.add_exception_handler(HTTPException, on_http_exception)
     return app
 
 
-def _operations(app: FastAPI, models: Models, drain: Drain, metrics: Metrics) -> None:
+def _operations(app: FastAPI, models: Models, store: BehaviorStore, drain: Drain, metrics: Metrics) -> None:
     @app.get("/livez", response_model=None, tags=["operations"])
     async def livez() -> Response:
         """The process answers."""
@@ -97,10 +123,11 @@ def _operations(app: FastAPI, models: Models, drain: Drain, metrics: Metrics) ->
 
     @app.get("/readyz", response_model=None, tags=["operations"])
     async def readyz() -> Response:
-        """A model is loaded and the server is not draining; says which backends run and why."""
+        """A model is loaded and the server is not draining; says which backends run and why, and whether the store answers."""
         if drain.draining:
             raise Problem(503, "the server is about to stop", retry_after_s=1, kind="draining")
-        return _plain({"status": "ready", "model": models.active.runtime.describe()})
+        available = await asyncio.to_thread(store.available)
+        return _plain({"status": "ready", "degraded": not available, "model": models.active.runtime.describe()})
 
     @app.get("/metrics", response_model=None, tags=["operations"])
     async def prometheus() -> Response:

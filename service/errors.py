@@ -48,6 +48,8 @@ def problem_document(problem: Problem, request_id: str) -> dict[str, Any]:
 def problem_response(problem: Problem, request_id: str) -> Response:
     """The problem document as a response."""
     headers = {} if problem.retry_after_s is None else {"Retry-After": str(problem.retry_after_s)}
+    if problem.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
     content = msgspec.json.encode(problem_document(problem, request_id))
     return Response(content, problem.status, headers, media_type="application/problem+json")
 

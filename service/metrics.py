@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 _BUCKETS = (0.0002, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+_DIFFERENCES = (1e-6, 1e-5, 1e-4, 1e-3, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
 
 class Metrics:
@@ -16,6 +17,8 @@ class Metrics:
         self.stage = Histogram("dare_stage_seconds", "Time of each stage of scoring.", ["stage"], buckets=_BUCKETS, registry=self.registry)
         self.refused = Counter("dare_refused", "Requests refused by admission.", ["work", "reason"], registry=self.registry)
         self.in_flight = Gauge("dare_in_flight", "Requests being worked on now.", ["work"], registry=self.registry)
+        self.degraded = Counter("dare_degraded", "Answers that used less than usual, by reason.", ["reason"], registry=self.registry)
+        self.store_failures = Counter("dare_store_failures", "Calls of the store that failed, by kind.", ["kind"], registry=self.registry)
         self.candidates = Counter("dare_candidates", "Candidates scored.", registry=self.registry)
         self.behaviors = Counter("dare_behaviors", "Behaviors posted, by outcome.", ["outcome"], registry=self.registry)
         self.user_cache = Counter("dare_user_cache", "Look-ups of prepared users, by outcome.", ["outcome"], registry=self.registry)
@@ -24,6 +27,13 @@ class Metrics:
 
         self.model_changes = Counter(
             "dare_model_changes", "Model versions that came to answer, or were refused.", ["outcome"], registry=self.registry
+        )
+        self.shadow = Counter("dare_shadow", "Answers compared with the shadow version, by outcome.", ["outcome"], registry=self.registry)
+        self.shadow_difference = Histogram(
+            "dare_shadow_difference",
+            "Mean absolute difference of an answer's click probabilities from the shadow version's.",
+            buckets=_DIFFERENCES,
+            registry=self.registry,
         )
 
     def observe(self, stages_ms: dict[str, float]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from model.artifact import ArtifactError, activate, current_version, previous_ve
 from model.runtime import ScoringRuntime
 from service.errors import Problem, shown
 from service.metrics import Metrics
+from service.pace import Pace
 from service.settings import Settings
 from service.user_cache import UserCache
 
@@ -31,6 +31,7 @@ class Served:
 
     runtime: ScoringRuntime
     users: UserCache
+    pace: Pace
 
     @property
     def version(self) -> str:
@@ -168,25 +169,30 @@ class Models:
             search=settings.search_backend,
             ranking=settings.ranking_backend,
         )
-        warm_up(runtime)
+        pace = Pace()
+        warm_up(runtime, pace)
         _log.info("loaded %s in %.2f s", runtime.version, time.perf_counter() - started)
-        return Served(runtime, UserCache(runtime, settings.user_cache_bytes // self._roles, self._metrics))
+        return Served(runtime, UserCache(runtime, settings.user_cache_bytes // self._roles, self._metrics), pace)
 
 
-def warm_up(runtime: ScoringRuntime, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Score a made-up user until nothing is left to do for the first time; returns the time of the last round, s."""
+def warm_up(runtime: ScoringRuntime, pace: Pace) -> None:
+    """Score a made-up user until nothing is left to be done for the first time, and note what it costs.
+
+    Raises: ArtifactError when the scores are not finite.
+    """
     known = runtime.catalogue.item_hash
     item_hash = np.resize(known, _WARM_LENGTH) if len(known) else np.zeros(_WARM_LENGTH, np.uint64)
     timestamp = np.arange(runtime.as_of - _WARM_LENGTH, runtime.as_of, dtype=np.int64)
-    seconds = 0.0
     for _ in range(_WARM_ROUNDS):
-        started = clock()
+        started = time.perf_counter()
         state = runtime.prepare(item_hash, timestamp)
+        prepare_ms = (time.perf_counter() - started) * 1e3
         scored = runtime.score(state, item_hash[:_WARM_CANDIDATES], runtime.as_of)
         if not np.isfinite(scored.click_probability_N).all():
             raise ArtifactError(f"{runtime.version}: the scores of a made-up user are not finite")
-        seconds = clock() - started
-    return seconds
+    # The first rounds paid for what is done once; the last one is what a request costs.
+    pace.prepared(_WARM_LENGTH, prepare_ms)
+    pace.scored(_WARM_LENGTH, _WARM_CANDIDATES, scored.search_ms, scored.rank_ms)
 
 
 def _share_of(user_id: str, purpose: str) -> float:

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.behavior_store import StoreUnavailable
 from service.errors import Problem, problem_response
 from service.metrics import Metrics
 
@@ -88,6 +89,15 @@ async def on_problem(request: Request, error: Exception) -> Response:
 async def on_store_full(request: Request, error: Exception) -> Response:
     """A full store refuses behaviors; scoring goes on."""
     return problem_response(Problem(503, str(error), retry_after_s=5, kind="store-full"), request_id_of(request))
+
+
+async def on_store_unavailable(request: Request, error: Exception) -> Response:
+    """What needs the store has to come back later; scoring goes on without it."""
+    assert isinstance(error, StoreUnavailable)
+    _log.warning("request %s: the store is unavailable: %s", request_id_of(request), error)
+    problem = Problem(503, "the behavior store does not answer; sent again with its event_id a behavior is stored once", retry_after_s=1)
+    problem.kind = "store-unavailable"
+    return problem_response(problem, request_id_of(request))
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:

@@ -13,11 +13,13 @@ import msgspec
 import numpy as np
 
 from model.item_hash import hash_item_ids
-from model.runtime import Kept, Scored
+from model.runtime import Scored
 from model.user_state import UserState
 from service.admission import Admission, Deadline
-from service.behavior_store import U64, BehaviorSequence, BehaviorStore
+from service.behavior_store import U64, BehaviorSequence, BehaviorStore, StoreUnavailable
+from service.call import Call
 from service.errors import Problem, problem_document
+from service.explanations import explanations
 from service.metrics import Metrics
 from service.models import Models, Served
 from service.schemas import (
@@ -35,30 +37,29 @@ from service.schemas import (
     id_texts,
 )
 from service.settings import Settings
+from service.shadow import Shadow
 
 Result = TypeVar("Result")
 
 
 @dataclass(slots=True)
-class Stages:
-    """Times of one request's stages, ms."""
+class Work:
+    """One admitted request: the model that answers, the stored user (None: behaviors sent inline), until when, as of which time."""
 
-    queue: float = 0.0
-    store: float = 0.0
-    search: float = 0.0
-    rank: float = 0.0
+    call: Call
+    model: Served
+    user: str | None
+    deadline: Deadline
+    timestamp: int
 
-    def add(self, other: Stages) -> None:
-        """Add the times of another request."""
-        self.queue += other.queue
-        self.store += other.store
-        self.search += other.search
-        self.rank += other.rank
 
-    def times(self, started: float) -> dict[str, float]:
-        """The stages and their total since `started` (monotonic s), ms: what `Server-Timing` and the metrics show."""
-        total = (time.monotonic() - started) * 1e3
-        return {"queue": self.queue, "store": self.store, "search": self.search, "rank": self.rank, "total": total}
+@dataclass(slots=True)
+class Known:
+    """The whole sequence of the user, the state of what is used of it, and why that is less than usual (None: it is not)."""
+
+    sequence: BehaviorSequence
+    state: UserState
+    degraded_reason: str | None
 
 
 class Scorer:
@@ -71,185 +72,184 @@ class Scorer:
         self._metrics = metrics
         self._admission = admission
         self._threads = ThreadPoolExecutor(settings.inference_threads, thread_name_prefix="score")
+        self._shadow = Shadow(models, metrics, admission, self._threads, self._whole_user)
 
-    async def score(self, request: ScoreRequest, request_id: str, now: int, stages: Stages, started: float) -> ScoreAnswer:
+    async def score(self, request: ScoreRequest, call: Call) -> ScoreAnswer:
         """Score the request's candidates. Raises: Problem."""
-        model, candidates = self._checked(request)
-        deadline = Deadline(request.budget_ms, started)
-        return await self._inference(lambda: self._score(model, request, candidates, request_id, now, stages), deadline, stages)
+        work, candidates = self._checked(request, call)
+        answer = await self._inference(work, lambda: self._score(request, candidates, work))
+        if work.user is not None and answer.degraded_reason is None:
+            self._shadow.compare(work.user, candidates, work.timestamp, answer.scores)
+        return answer
 
-    async def score_batch(self, request: BatchRequest, request_id: str, now: int, stages: Stages, started: float) -> BatchAnswer:
+    async def score_batch(self, request: BatchRequest, call: Call) -> BatchAnswer:
         """Score the requests one after the other, each admitted and answered on its own. Raises: Problem for the batch as a whole."""
         limit = self._settings.max_batch
         if len(request.requests) > limit:
             raise Problem(422, f"at most {limit} requests, got {len(request.requests)}", pointer="/requests")
+        call.caller.charge(len(request.requests) - 1)
         answers, explained = [], 0
         for place, raw in enumerate(request.requests):
-            own = Stages()
+            part = call.part()
             began = time.monotonic()
             try:
                 wanted = decode(ScoreRequest, raw)
                 explained += wanted.explain * len(wanted.candidates)
-                self._check_explained(explained, self._models.active)
-                answers.append(BatchedAnswer(200, answer=await self.score(wanted, request_id, now, own, started)))
-                self._metrics.observe(own.times(began))
+                self._check_explained(explained)
+                answers.append(BatchedAnswer(200, answer=await self.score(wanted, part)))
+                self._metrics.observe(part.stages.times(began))
             except Problem as problem:
                 if problem.pointer is not None:
                     problem.pointer = f"/requests/{place}{problem.pointer}"
-                answers.append(BatchedAnswer(problem.status, problem=problem_document(problem, request_id)))
-            stages.add(own)
-        return BatchAnswer(request_id, answers)
+                answers.append(BatchedAnswer(problem.status, problem=problem_document(problem, call.request_id)))
+            call.stages.add(part.stages)
+        return BatchAnswer(call.request_id, answers)
 
-    async def recommend(self, request: RecommendRequest, request_id: str, now: int, stages: Stages, started: float) -> RecommendAnswer:
+    async def recommend(self, request: RecommendRequest, call: Call) -> RecommendAnswer:
         """Retrieve, score and order candidates. Raises: Problem."""
-        model = self._models.choose(id_text(request.user_id, "/user_id"), request.model_version)
-        _check_explain(request.explain, model)
-        deadline = Deadline(request.budget_ms, started)
-        return await self._inference(lambda: self._recommend(model, request, request_id, now, stages), deadline, stages)
+        work = self._work(request, call, call.caller.user(id_text(request.user_id, "/user_id")))
+        return await self._inference(work, lambda: self._recommend(request, work))
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Finish what runs, then let go of the threads."""
+        await self._shadow.finished()
         self._threads.shutdown(wait=True)
 
-    async def _inference(self, work: Callable[[], Result], deadline: Deadline, stages: Stages) -> Result:
-        async with self._admission.permit(deadline) as waited_ms:
-            stages.queue = waited_ms
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+    async def _inference(self, work: Work, scoring: Callable[[], Result]) -> Result:
+        async with self._admission.permit(work.deadline, work.call.gone) as waited_ms:
+            work.call.stages.queue = waited_ms
+            return await asyncio.get_running_loop().run_in_executor(self._threads, scoring)
 
-    def _checked(self, request: ScoreRequest) -> tuple[Served, U64]:
-        """The model that answers, and the candidate hashes, of a request whose fields agree with each other and with the limits."""
+    def _checked(self, request: ScoreRequest, call: Call) -> tuple[Work, U64]:
+        """The work and the candidate hashes of a request whose fields agree with each other and with the limits."""
         limit = self._settings.max_candidates
         if len(request.candidates) > limit:
             raise Problem(422, f"at most {limit} candidates, got {len(request.candidates)}", pointer="/candidates")
         inline, known = request.behaviors is not msgspec.UNSET, request.user_id is not msgspec.UNSET
         if inline == known:
             raise Problem(422, f"give either user_id or behaviors, got {'both' if inline else 'neither'}", pointer="/user_id")
-        user_id = None
+        user = None
         if isinstance(request.behaviors, list):
             most = self._settings.max_inline_behaviors
             if len(request.behaviors) > most:
                 raise Problem(422, f"at most {most} behaviors, got {len(request.behaviors)}", pointer="/behaviors")
         elif request.user_id is not msgspec.UNSET:
-            user_id = id_text(request.user_id, "/user_id")
-        model = self._models.choose(user_id, request.model_version)
-        _check_explain(request.explain, model)
-        return model, hash_item_ids(id_texts(request.candidates, "/candidates"))
+            user = call.caller.user(id_text(request.user_id, "/user_id"))
+        work = self._work(request, call, user)
+        return work, hash_item_ids(id_texts(request.candidates, "/candidates"))
 
-    def _check_explained(self, explained: int, model: Served) -> None:
-        limit = self._settings.max_candidates * model.runtime.max_kept
+    def _work(self, request: ScoreRequest | RecommendRequest, call: Call, user: str | None) -> Work:
+        model = self._models.choose(user, request.model_version)
+        most = model.runtime.max_kept
+        if request.explain > most:
+            raise Problem(422, f"explain is at most {most} (what search keeps), got {request.explain}", pointer="/explain")
+        timestamp = call.now if request.timestamp is None else request.timestamp
+        return Work(call, model, user, Deadline(request.budget_ms, call.started), timestamp)
+
+    def _check_explained(self, explained: int) -> None:
+        limit = self._settings.max_candidates * self._models.active.runtime.max_kept
         if explained > limit:
             raise Problem(422, f"at most {limit} behaviors are explained in one batch, this request asks for number {explained}")
 
-    def _score(self, model: Served, request: ScoreRequest, candidates: U64, request_id: str, now: int, stages: Stages) -> ScoreAnswer:
-        started = time.perf_counter()
-        timestamp = now if request.timestamp is None else request.timestamp
-        if request.user_id is msgspec.UNSET:
-            sequence = self._inline(request)
-            state = _prepared(model, sequence, timestamp)
-        else:
-            sequence, state = self._stored_user(model, str(request.user_id), timestamp)
-        stages.store = (time.perf_counter() - started) * 1e3
-        scored = self._scored(model, state, candidates, timestamp, request.explain, stages)
+    def _score(self, request: ScoreRequest, candidates: U64, work: Work) -> ScoreAnswer:
+        known = self._known(work, request, len(candidates))
+        scored = self._scored(work, known, candidates, request.explain)
+        rows = range(len(candidates))
         return ScoreAnswer(
-            request_id=request_id,
-            model_version=model.version,
+            request_id=work.call.request_id,
+            model_version=work.model.version,
             scores=scored.click_probability_N.tolist(),
-            sequence_length=len(sequence),
-            sequence_length_used=state.length,
+            sequence_length=len(known.sequence),
+            sequence_length_used=known.state.length,
             unknown_candidates=np.flatnonzero(scored.unknown_N).tolist(),
-            degraded=False,
-            degraded_reason=None,
-            explanations=msgspec.UNSET if scored.kept is None else _explanations(model, state, scored.kept, range(len(candidates))),
+            degraded=known.degraded_reason is not None,
+            degraded_reason=known.degraded_reason,
+            explanations=msgspec.UNSET if scored.kept is None else explanations(work.model, known.state, scored.kept, rows),
         )
 
-    def _recommend(self, model: Served, request: RecommendRequest, request_id: str, now: int, stages: Stages) -> RecommendAnswer:
-        started = time.perf_counter()
-        timestamp = now if request.timestamp is None else request.timestamp
-        sequence, state = self._stored_user(model, str(request.user_id), timestamp)
-        stages.store = (time.perf_counter() - started) * 1e3
-        pool = model.runtime.retrieve(state, max(request.pool, request.limit), request.exclude_seen)
-        scored = self._scored(model, state, pool, timestamp, request.explain, stages)
+    def _recommend(self, request: RecommendRequest, work: Work) -> RecommendAnswer:
+        wanted, runtime = max(request.pool, request.limit), work.model.runtime
+        known = self._known(work, request, wanted)
+        pool = runtime.retrieve(known.state, wanted, request.exclude_seen)
+        scored = self._scored(work, known, pool, request.explain)
         best = np.argsort(-scored.click_probability_N, kind="stable")[: request.limit].tolist()
         kept: Sequence[list[Explanation] | msgspec.UnsetType] = (
-            [msgspec.UNSET] * len(best) if scored.kept is None else _explanations(model, state, scored.kept, best)
+            [msgspec.UNSET] * len(best) if scored.kept is None else explanations(work.model, known.state, scored.kept, best)
         )
         items = [
             RecommendedItem(
-                model.runtime.item_id(int(pool[place])) or "",
+                runtime.item_id(int(pool[place])) or "",
                 float(scored.click_probability_N[place]),
-                model.runtime.item_text(int(pool[place])),
+                runtime.item_text(int(pool[place])),
                 explanation,
             )
             for place, explanation in zip(best, kept, strict=True)
         ]
         return RecommendAnswer(
-            request_id=request_id,
-            model_version=model.version,
+            request_id=work.call.request_id,
+            model_version=work.model.version,
             items=items,
             pool=len(pool),
             unknown_candidates=np.flatnonzero(scored.unknown_N[best]).tolist(),
-            sequence_length=len(sequence),
-            sequence_length_used=state.length,
-            degraded=False,
-            degraded_reason=None,
+            sequence_length=len(known.sequence),
+            sequence_length_used=known.state.length,
+            degraded=known.degraded_reason is not None,
+            degraded_reason=known.degraded_reason,
         )
 
-    def _inline(self, request: ScoreRequest) -> BehaviorSequence:
-        behaviors = request.behaviors
-        assert behaviors is not msgspec.UNSET
-        texts = id_texts([behavior.item_id for behavior in behaviors], "/behaviors", "/item_id")
-        timestamp = np.array([behavior.timestamp for behavior in behaviors], dtype=np.int64)
-        order = np.argsort(timestamp, kind="stable")
-        return BehaviorSequence(hash_item_ids(texts)[order], timestamp[order], -1)
+    def _known(self, work: Work, request: ScoreRequest | RecommendRequest, candidates: int) -> Known:
+        """Read the user's behaviors and prepare them as of the request's time: all of them, or the newest that the time left allows."""
+        model, stages, started = work.model, work.call.stages, time.perf_counter()
+        degraded_reason, erasures = None, model.users.erasures()
+        if work.user is None:
+            assert isinstance(request, ScoreRequest)
+            sequence = _inline(request)
+        else:
+            try:
+                sequence = self._store.read(work.user)
+            except StoreUnavailable:
+                sequence, degraded_reason = self._store.recall(work.user), "store_unavailable"
+        stages.store = (time.perf_counter() - started) * 1e3
+        work.deadline.check("the user was prepared")
+        started = time.perf_counter()
+        # Behaviors later than the request are ignored.
+        end = int(np.searchsorted(sequence.timestamp, work.timestamp, side="right"))
+        ready = work.user is not None and model.users.holds(work.user, sequence, end)
+        used = model.pace.longest(work.deadline.left_s(), end, candidates, ready, least=model.runtime.max_kept)
+        if used == end and work.user is not None and end > 0:
+            state = model.users.state(work.user, sequence, end, erasures)
+        else:
+            state = model.runtime.prepare(sequence.item_hash[end - used : end], sequence.timestamp[end - used : end])
+        stages.prepare = (time.perf_counter() - started) * 1e3
+        if not ready:
+            model.pace.prepared(used, stages.prepare)
+        if used < end:
+            degraded_reason = degraded_reason or "budget"
+        if degraded_reason is not None:
+            self._metrics.degraded.labels(degraded_reason).inc()
+        return Known(sequence, state, degraded_reason)
 
-    def _stored_user(self, model: Served, user_id: str, timestamp: int) -> tuple[BehaviorSequence, UserState]:
-        """What the store holds about the user, prepared as of the request's time: behaviors later than it are ignored."""
+    def _whole_user(self, model: Served, user: str, timestamp: int) -> UserState:
         erasures = model.users.erasures()
-        sequence = self._store.read(user_id)
-        known = _known(sequence, timestamp)
-        if known == 0:
-            return sequence, _prepared(model, sequence, timestamp)
-        return sequence, model.users.state(user_id, sequence, known, erasures)
+        sequence = self._store.read(user)
+        return model.users.state(user, sequence, int(np.searchsorted(sequence.timestamp, timestamp, side="right")), erasures)
 
-    def _scored(self, model: Served, state: UserState, candidates: U64, timestamp: int, explain: int, stages: Stages) -> Scored:
-        scored = model.runtime.score(state, candidates, timestamp, explain)
+    def _scored(self, work: Work, known: Known, candidates: U64, explain: int) -> Scored:
+        work.deadline.check("search began")
+        scored = work.model.runtime.score(known.state, candidates, work.timestamp, explain)
         if not np.isfinite(scored.click_probability_N).all():
             raise RuntimeError("a click probability is not finite")
+        stages = work.call.stages
         stages.search, stages.rank = scored.search_ms, scored.rank_ms
+        work.model.pace.scored(known.state.length, len(candidates), scored.search_ms, scored.rank_ms)
         self._metrics.candidates.inc(len(candidates))
         return scored
 
 
-def _known(sequence: BehaviorSequence, timestamp: int) -> int:
-    """How many of the behaviors are not later than the request's time."""
-    return int(np.searchsorted(sequence.timestamp, timestamp, side="right"))
-
-
-def _prepared(model: Served, sequence: BehaviorSequence, timestamp: int) -> UserState:
-    known = _known(sequence, timestamp)
-    return model.runtime.prepare(sequence.item_hash[:known], sequence.timestamp[:known])
-
-
-def _check_explain(explain: int, model: Served) -> None:
-    if explain > model.runtime.max_kept:
-        raise Problem(422, f"explain is at most {model.runtime.max_kept} (what search keeps), got {explain}", pointer="/explain")
-
-
-def _explanations(model: Served, state: UserState, kept: Kept, rows: range | list[int]) -> list[list[Explanation]]:
-    described = dict[int, tuple[str | None, str, int, dict[str, str]]]()
-    for place in np.unique(kept.index_NE[rows]).tolist():
-        if place >= 0:
-            item_hash = int(state.item_hash_L[place])
-            text = model.runtime.item_text(item_hash)
-            described[place] = (model.runtime.item_id(item_hash), str(item_hash), int(state.timestamp_L[place]), text)
-    index, score, weight = (array[rows].tolist() for array in (kept.index_NE, kept.score_NE, kept.weight_NE))
-    explanations = []
-    for of_candidate in zip(index, score, weight, strict=True):
-        explanation = []
-        for place, kept_score, kept_weight in zip(*of_candidate, strict=True):
-            if place >= 0:
-                item_id, item_hash_text, timestamp, text = described[place]
-                recency = state.length - place
-                explanation.append(Explanation(item_id, item_hash_text, timestamp, recency, kept_score, kept_weight, text))
-        explanations.append(explanation)
-    return explanations
+def _inline(request: ScoreRequest) -> BehaviorSequence:
+    behaviors = request.behaviors
+    assert behaviors is not msgspec.UNSET
+    texts = id_texts([behavior.item_id for behavior in behaviors], "/behaviors", "/item_id")
+    timestamp = np.array([behavior.timestamp for behavior in behaviors], dtype=np.int64)
+    order = np.argsort(timestamp, kind="stable")
+    return BehaviorSequence(hash_item_ids(texts)[order], timestamp[order], -1)

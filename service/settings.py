@@ -14,12 +14,31 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="DARE_", extra="forbid", frozen=True)
 
     artifacts: Path = Field(default=Path("artifacts"), description="directory of model versions")
-    store: str = Field(default="memory:", description="behavior store: memory: or file:DIR")
+    store: str = Field(default="memory:", description="behavior store: memory:, file:DIR or redis://HOST:PORT/DB")
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=8000, ge=0, le=65535, description="TCP port to listen on")
+    api_keys: Path | None = Field(default=None, description="JSON file of API keys, hashed; without it nobody but this machine may call")
+    development: bool = Field(default=False, description="answer everybody without a key, on a loopback address alone")
+    published_address: str = Field(default="", description="address that a container's port is published on, where that is not DARE_HOST")
     workers: int = Field(default=1, ge=1, le=64, description="worker processes; the in-process stores allow one")
     inference_threads: int = Field(default=2, ge=1, le=256, description="requests scored at the same time")
     store_threads: int = Field(default=2, ge=1, le=256, description="requests that post, list or erase behaviors at the same time")
+    store_timeout_ms: int = Field(
+        default=25,
+        ge=1,
+        le=10_000,
+        description="longest wait for what is new about a user in a shared store, ms; four times it for a whole history",
+    )
+    store_write_timeout_ms: int = Field(
+        default=200, ge=1, le=60_000, description="longest wait for a shared store to store or erase, ms; then 503"
+    )
+    store_ttl_days: int = Field(
+        default=400, ge=0, le=36_500, description="days after a user's last posted behavior until a shared store drops them; 0: never"
+    )
+    store_cache_bytes: int = Field(default=128 * 2**20, ge=0, description="behaviors of a shared store kept in each process, bytes")
+    store_stale_s: float = Field(
+        default=300.0, ge=0, le=86_400, description="how long they are used while a shared store cannot be reached, s"
+    )
     threads_per_request: int = Field(default=1, ge=1, le=64, description="threads of the kernels within one request")
     queue_length: int = Field(
         default=32,

@@ -13,6 +13,7 @@ import numpy as np
 
 from model.item_hash import hash_item_id
 from service.admission import Admission, Deadline
+from service.auth import Caller
 from service.behavior_store import Appended, BehaviorSequence, BehaviorStore, NewBehavior
 from service.errors import Problem, shown
 from service.metrics import Metrics
@@ -42,21 +43,21 @@ class UserBehaviors:
         self._admission = admission
         self._threads = ThreadPoolExecutor(settings.store_threads, thread_name_prefix="store")
 
-    async def append(self, request: BehaviorsRequest) -> Appended:
+    async def append(self, request: BehaviorsRequest, caller: Caller) -> Appended:
         """Store the posted behaviors, all or nothing. Raises: Problem, StoreFull."""
         limit, count = self._settings.max_posted_behaviors, len(request.behaviors)
         if count > limit:
             raise Problem(422, f"at most {limit} behaviors, got {count}", pointer="/behaviors")
-        appended = await self._with_store(lambda: self._store.append(self._checked(request)))
+        appended = await self._with_store(lambda: self._store.append(self._checked(request, caller)))
         self._metrics.behaviors.labels("accepted").inc(appended.accepted)
         self._metrics.behaviors.labels("duplicate").inc(appended.duplicates)
         return appended
 
-    async def listed(self, user_id: str, limit: int, before: int | None, skip: int, request_id: str) -> UserBehaviorsAnswer:
+    async def listed(self, caller: Caller, user_id: str, limit: int, before: int | None, skip: int, request_id: str) -> UserBehaviorsAnswer:
         """The user's newest behaviors before a time, newest first, after leaving out the newest `skip` of them."""
 
         def work() -> UserBehaviorsAnswer:
-            sequence = self._store.read(user_id)
+            sequence = self._store.read(caller.user(user_id))
             end = len(sequence) if before is None else int(np.searchsorted(sequence.timestamp, before, side="left"))
             end = max(0, end - skip)
             listed = [self._stored(sequence, place) for place in range(end - 1, max(-1, end - 1 - limit), -1)]
@@ -65,7 +66,7 @@ class UserBehaviors:
         return await self._with_store(work)
 
     async def delete(self, user_id: str) -> int:
-        """Erase everything held about the user; returns the behaviors erased. Raises: StoreFull."""
+        """Erase everything held about the user, named as the store does; returns the behaviors erased. Raises: StoreFull."""
 
         def work() -> int:
             erased = self._store.delete(user_id)
@@ -74,11 +75,12 @@ class UserBehaviors:
 
         return await self._with_store(work)
 
-    async def longest(self, prefix: str, limit: int) -> list[tuple[str, int]]:
-        """Up to `limit` users whose id begins with `prefix`, longest histories first among the first 100,000."""
+    async def longest(self, caller: Caller, prefix: str, limit: int) -> list[tuple[str, int]]:
+        """Up to `limit` of the caller's users whose id begins with `prefix`, longest histories first among the first 100,000."""
 
         def work() -> list[tuple[str, int]]:
-            users = itertools.islice((user for user in self._store.users() if user[0].startswith(prefix)), _CONSIDERED)
+            own = ((caller.own(user), length) for user, length in self._store.users())
+            users = itertools.islice(((user, length) for user, length in own if user and user.startswith(prefix)), _CONSIDERED)
             return heapq.nlargest(limit, users, key=lambda user: (user[1], user[0]))
 
         return await self._with_store(work)
@@ -92,7 +94,7 @@ class UserBehaviors:
         async with self._admission.permit(Deadline(None, 0.0)):
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    def _checked(self, request: BehaviorsRequest) -> list[NewBehavior]:
+    def _checked(self, request: BehaviorsRequest, caller: Caller) -> list[NewBehavior]:
         new, count = [], dict[str, int]()
         for place, posted in enumerate(request.behaviors):
             user_id = id_text(posted.user_id, f"/behaviors/{place}/user_id")
@@ -100,7 +102,7 @@ class UserBehaviors:
             item_hash = hash_item_id(id_text(posted.item_id, f"/behaviors/{place}/item_id"))
             event = posted.event_id
             event_hash = None if event is None else hash_item_id(id_text(event, f"/behaviors/{place}/event_id"))
-            new.append(NewBehavior(user_id, item_hash, posted.timestamp, event_hash))
+            new.append(NewBehavior(caller.user(user_id), item_hash, posted.timestamp, event_hash))
         most = max(count, key=lambda user_id: count[user_id])
         limit = self._settings.max_posted_per_user
         if count[most] > limit:

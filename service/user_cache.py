@@ -30,6 +30,12 @@ class UserCache:
         """How many users were forgotten so far: to be read before the store is."""
         return self._erasures
 
+    def holds(self, user_id: str, sequence: BehaviorSequence, known: int) -> bool:
+        """Whether `state` of these would be at hand or extended, not prepared anew."""
+        with self._lock:
+            held = self._held.get(user_id)
+        return held is not None and held[0] == sequence.epoch and held[1] <= known
+
     def state(self, user_id: str, sequence: BehaviorSequence, known: int, erasures: int) -> UserState:
         """The prepared form of the first `known` behaviors of the user's sequence.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from model.export import export
 from model.train import Trained, train
 
 torch.set_num_threads(1)
+# Servers of the tests listen on loopback; those that are about keys say so themselves.
+os.environ.setdefault("DARE_DEVELOPMENT", "true")
 
 
 def write_tidy(folder: Path, users: int = 60, items: int = 300, categories: int = 12, longest: int = 400, seed: int = 0) -> Path:

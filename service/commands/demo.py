@@ -17,7 +17,7 @@ _DAY_S = 86_400
 
 def demo_command(data: Path, artifacts: Path, store: str, host: str, port: int) -> None:
     """See `dare demo`."""
-    settings = Settings(artifacts=artifacts, store=store, host=host, port=port)
+    settings = Settings(artifacts=artifacts, store=store, host=host, port=port, development=True)
     if not (data / "interactions.parquet").exists():
         from service.commands.data import complete_journey
 

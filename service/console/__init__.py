@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from model.item_hash import hash_item_id
+from service.auth import Callers
 from service.errors import Problem
 from service.models import Models
 from service.schemas import id_texts
@@ -38,7 +39,7 @@ class ShownItem(msgspec.Struct):
     text: dict[str, str]
 
 
-def console_router(behaviors: UserBehaviors, models: Models) -> APIRouter:
+def console_router(callers: Callers, behaviors: UserBehaviors, models: Models) -> APIRouter:
     """The console, the page of the API, their files, and what they show of users and items."""
     router = APIRouter(include_in_schema=False)
 
@@ -47,9 +48,9 @@ def console_router(behaviors: UserBehaviors, models: Models) -> APIRouter:
         return _file("index.html", "text/html")
 
     @router.get("/console/users", response_model=None)
-    async def users(prefix: str = "") -> Response:
+    async def users(request: Request, prefix: str = "") -> Response:
         """Up to 200 users, longest histories first among the first 100,000."""
-        longest = await behaviors.longest(prefix, _LISTED)
+        longest = await behaviors.longest(callers.caller(request, "behaviors"), prefix, _LISTED)
         return Response(msgspec.json.encode([ListedUser(*user) for user in longest]), media_type="application/json")
 
     @router.get("/docs", response_model=None)
@@ -59,6 +60,7 @@ def console_router(behaviors: UserBehaviors, models: Models) -> APIRouter:
     @router.get("/console/items", response_model=None)
     async def items(request: Request) -> Response:
         """Texts of up to 200 items, asked for as `?id=A&id=B`, in their order."""
+        callers.caller(request, "score")
         item_ids = request.query_params.getlist("id")
         if len(item_ids) > _LISTED:
             raise Problem(422, f"at most {_LISTED} ids, got {len(item_ids)}", pointer="/id")
