@@ -131,7 +131,8 @@ def test_compose_takes_every_right_away_that_the_service_does_not_need() -> None
     artifacts, data = service["volumes"]
     assert artifacts.endswith(":/artifacts:ro")
     assert data == "behaviors:/data"
-    assert all(port.startswith("${ADDRESS:-127.0.0.1}:") for port in service["ports"]), "callers are not authenticated"
+    assert all(port.startswith("${ADDRESS:-127.0.0.1}:") for port in service["ports"]), "callers need no key here"
+    assert service["environment"]["DARE_PUBLISHED_ADDRESS"] == "${ADDRESS:-127.0.0.1}"
 
 
 def test_compose_is_of_format_3_8_with_a_named_volume_and_settings_that_exist() -> None:
@@ -142,7 +143,11 @@ def test_compose_is_of_format_3_8_with_a_named_volume_and_settings_that_exist() 
     from service.settings import Settings
 
     defaults = {f"DARE_{name.upper()}": field.default for name, field in Settings.model_fields.items()}
+    # Only here callers may go without keys; the service checks the address that the port is published on.
+    defaults |= {"DARE_DEVELOPMENT": "true"}
     for name, value in compose_service()["environment"].items():
+        if name == "DARE_PUBLISHED_ADDRESS":
+            continue
         assert value == f"${{{name}:-{defaults[name]}}}", f"{name} does not pass the setting's own default on"
 
 
