@@ -66,7 +66,10 @@ def zig_compiler() -> tuple[list[str] | None, str]:
 
 
 def ran(command: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        return subprocess.CompletedProcess(command, 127, "", str(error))
 
 
 def name_of(command: list[str]) -> str:

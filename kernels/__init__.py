@@ -1,6 +1,6 @@
 """The operations of the request path on bare arrays: search, ranking, look-up (docs/architecture.md)."""
 
-from kernels.lookup import lookup_rows
+from kernels.lookup import HashIndex, lookup_backends, lookup_rows
 from kernels.ranking import (
     BehaviorRows,
     HeadWeights,
@@ -14,12 +14,14 @@ from kernels.search import ItemBonus, SearchKeys, search_backends, search_topk
 
 __all__ = [
     "BehaviorRows",
+    "HashIndex",
     "HeadWeights",
     "ItemBonus",
     "RankTables",
     "SearchKeys",
     "TargetRows",
     "attention_weight",
+    "lookup_backends",
     "lookup_rows",
     "pool_and_score",
     "ranking_backends",

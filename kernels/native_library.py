@@ -14,15 +14,22 @@ LEVEL_VARIABLE = "DARE_CPU_LEVEL"
 LEVELS = {"avx512-vnni": 3, "avx512": 2, "avx2": 1, "scalar": 0}
 """Best first; the numbers of native/cpu_level.hpp."""
 
+FAILURES = {1: "the library was built from other sources", 2: "this CPU lacks the level", 3: "out of memory"}
+"""What a status other than 0 of a call means."""
+
 
 def library() -> tuple[ctypes.CDLL | None, str]:
     """The loaded library and its file name, or None and why not. Loaded once, and again when the file was built anew."""
     try:
         modified_ns = PATH.stat().st_mtime_ns
     except OSError:
-        built = RECORD.read_text().strip() if RECORD.exists() else "not built: the package was not installed (make setup)"
-        return None, f"{PATH.name} {built}"
+        return None, f"{PATH.name} {build_record()}"
     return _load(PATH, modified_ns)
+
+
+def build_record() -> str:
+    """What the build said: which compiler built the library, or why none did."""
+    return RECORD.read_text().strip() if RECORD.exists() else "not built: the package was not installed (make setup)"
 
 
 def level() -> tuple[str | None, str]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kernels import lookup_rows
+from kernels import HashIndex, lookup_rows
 from model.artifact import Artifact, ArtifactError
 from model.taste import TasteTable
 
@@ -23,6 +23,10 @@ class Catalogue:
 
     def __init__(self, artifact: Artifact) -> None:
         self.item_hash: npt.NDArray[np.uint64] = artifact.array("item_hash")
+        try:
+            self._index = HashIndex(self.item_hash)
+        except ValueError as error:
+            raise ArtifactError(f"{artifact.path}/item_hash.npy: {error}") from error
         self.item_row: npt.NDArray[np.int32] = artifact.array("item_row")
         self.category: npt.NDArray[np.int32] = artifact.array("item_category")
         self.category_row: npt.NDArray[np.int32] = artifact.array("category_row")
@@ -32,15 +36,15 @@ class Catalogue:
         self._text, self._text_start = artifact.array("item_text"), artifact.array("item_text_start")
         size = len(self.item_hash)
         rows = (self.item_row, self.category, self.statistic, self.taste.vector, self.taste.weight)
-        if (
-            any(len(rows_of) != size + 1 for rows_of in rows)
-            or len(self._id_start) != size + 1
-            or (self.item_hash[1:] <= self.item_hash[:-1]).any()
-        ):
-            raise ArtifactError(f"{artifact.path}: the arrays about items disagree or the hashes do not ascend")
+        if any(len(rows_of) != size + 1 for rows_of in rows) or len(self._id_start) != size + 1:
+            raise ArtifactError(f"{artifact.path}: the arrays about items disagree")
 
     def __len__(self) -> int:
         return len(self.item_hash)
+
+    def places(self, item_hash_M: npt.NDArray[np.uint64]) -> npt.NDArray[np.int32]:
+        """Place of each item, int32 [M]; -1, the item nobody knows, when unknown."""
+        return lookup_rows(item_hash_M, self._index)
 
     def id_at(self, place: int) -> str:
         """Id of the item at a place 0..I-1."""
@@ -60,4 +64,4 @@ class Catalogue:
         return text
 
     def _place(self, item_hash: int) -> int:
-        return int(lookup_rows(np.array([item_hash], dtype=np.uint64), self.item_hash)[0])
+        return int(self.places(np.array([item_hash], dtype=np.uint64))[0])

@@ -16,7 +16,7 @@ from kernels import (
     SearchKeys,
     TargetRows,
     attention_weight,
-    lookup_rows,
+    lookup_backends,
     search_backends,
     search_topk,
 )
@@ -189,11 +189,12 @@ class ScoringRuntime:
             "as_of": self.as_of,
             "search": {"asked": self._search, "backends": {name: list(why) for name, why in search_backends().items()}},
             "ranking": self._ranker.describe(),
+            "lookup": {name: list(why) for name, why in lookup_backends().items()},
             "threads_per_request": self._threads,
         }
 
     def _rows(self, item_hash: U64) -> tuple[I32, I32, I32, F32]:
-        catalogue = lookup_rows(item_hash, self.catalogue.item_hash)
+        catalogue = self.catalogue.places(item_hash)
         item_row = self.catalogue.item_row[catalogue]
         category_row = self.catalogue.category_row[self.catalogue.category[catalogue]]
         return catalogue, item_row, category_row, np.concatenate([self._attn_item[item_row], self._attn_category[category_row]], axis=1)

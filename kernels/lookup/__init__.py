@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import numpy as np
 import numpy.typing as npt
 
 from kernels.checks import array
+from kernels.lookup import native_backend, reference
+from kernels.lookup.hash_index import U64, HashIndex
+
+__all__ = ["HashIndex", "lookup_backends", "lookup_rows"]
+
+_BACKENDS: dict[str, ModuleType] = {"native": native_backend, "reference": reference}
 
 
-def lookup_rows(hash_M: npt.NDArray[np.uint64], sorted_hash_V: npt.NDArray[np.uint64]) -> npt.NDArray[np.int32]:
+def lookup_backends() -> dict[str, tuple[bool, str]]:
+    """Every backend, whether it can run here, and why or why not; the first that can is what "auto" uses."""
+    return {name: backend.can_run() for name, backend in _BACKENDS.items()}
+
+
+def lookup_rows(hash_M: U64, sorted_hash_V: U64 | HashIndex, *, backend: str = "auto") -> npt.NDArray[np.int32]:
     """Position of each hash in the sorted array: int32 [M], -1 when absent.
 
-    Raises: ValueError for another dtype or shape. `sorted_hash_V` must ascend without duplicates; it is not checked here.
+    Args: `sorted_hash_V` u64 [V], ascending without duplicates (not checked here), or prepared as a `HashIndex`, which the native backend
+    needs; `backend` "auto" or a name of `lookup_backends()`.
+    Raises: ValueError for another dtype or shape, or an unknown backend; RuntimeError when the named backend cannot run, with the reason.
     """
     wanted = array("hash_M", hash_M, np.uint64, (None,))
-    known = array("sorted_hash_V", sorted_hash_V, np.uint64, (None,))
-    if len(known) == 0:
-        return np.full(len(wanted), -1, dtype=np.int32)
-    place = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
-    return np.where(known[place] == wanted, place, -1).astype(np.int32)
+    known = sorted_hash_V if isinstance(sorted_hash_V, HashIndex) else array("sorted_hash_V", sorted_hash_V, np.uint64, (None,))
+    if backend == "auto":
+        chosen = next(module for module in _BACKENDS.values() if module.can_run(known)[0])
+    elif backend in _BACKENDS:
+        chosen = _BACKENDS[backend]
+        able, reason = chosen.can_run(known)
+        if not able:
+            raise RuntimeError(f"look-up backend {backend!r} cannot run: {reason}")
+    else:
+        raise ValueError(f"backend must be auto or one of {', '.join(_BACKENDS)}, got {backend!r}")
+    found: npt.NDArray[np.int32] = chosen.lookup(wanted, known)
+    return found

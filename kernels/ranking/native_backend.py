@@ -11,8 +11,6 @@ import numpy.typing as npt
 from kernels import native_library
 from kernels.ranking.arguments import F32, RankArguments
 
-_FAILURES = {1: "the library was built from other sources", 2: "this CPU lacks the level", 3: "out of memory"}
-
 
 class _RankCall(ctypes.Structure):
     """`RankCall` of native/rank_call.hpp, field for field."""
@@ -78,5 +76,5 @@ def pool(a: RankArguments) -> tuple[F32, F32]:
     )
     status = library.dare_rank(ctypes.byref(call))
     if status != 0:
-        raise RuntimeError(f"ranking backend 'native' failed: {_FAILURES.get(status, f'status {status}')}")
+        raise RuntimeError(f"ranking backend 'native' failed: {native_library.FAILURES[status]}")
     return probability, mass
