@@ -27,7 +27,7 @@ RawSource = Annotated[Path, typer.Argument(help="the published file, unpacked, o
 RawOut = Annotated[Path, typer.Option("--out", help="folder to write", show_default=False)]
 RawActions = Annotated[str, typer.Option("--actions", help="actions to keep, separated by commas")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="seed of everything random")]
-Store = Annotated[str, typer.Option("--store", help="behavior store: memory: or file:DIR")]
+Store = Annotated[str, typer.Option("--store", help="behavior store: memory:, file:DIR or redis://HOST:PORT/DB")]
 Host = Annotated[str, typer.Option("--host", envvar="HOST", help="address to listen on")]
 Port = Annotated[int, typer.Option("--port", envvar="PORT", min=0, max=65535, help="port to listen on")]
 
@@ -129,7 +129,7 @@ def evaluate(
 @app.command()
 def load(
     data: DataDir,
-    store: Annotated[str, typer.Option("--store", help="behavior store to fill: file:DIR")],
+    store: Annotated[str, typer.Option("--store", help="behavior store to fill: file:DIR or redis://HOST:PORT/DB")],
     skip_bad_rows: SkipBad = False,
 ) -> None:
     """Fill a behavior store in bulk: every user of the data, replacing what the store held about them."""
