@@ -20,6 +20,7 @@ from model.features import (
     taste_cosines,
 )
 from model.history_index import HistoryIndex
+from model.recency import MAX_LENGTH
 from model.statistics import item_statistics
 from model.taste import TasteTable, fit_taste
 
@@ -38,11 +39,11 @@ class FrozenWorld:
 
 
 class FeatureSource:
-    """Features over one log; `longest` hides all but the newest behaviors of a history (None: nothing)."""
+    """Features over one log; `longest` hides all but the newest behaviors of a history (None: the 100,000 that serving reads)."""
 
     def __init__(self, log: InteractionLog, longest: int | None = None, taste_width: int = 64, seed: int = 0) -> None:
         self._log = log
-        self._longest = longest
+        self._longest = min(longest or MAX_LENGTH, MAX_LENGTH)
         self._taste_width = taste_width
         self._seed = seed
         self._category = np.where(log.item_category >= 0, log.item_category, len(log.category_id)).astype(np.int64)
@@ -76,9 +77,7 @@ class FeatureSource:
         candidates = candidate.shape[1]
         end_T = targets.history_end[chosen]
         user_T = targets.user[chosen]
-        start_T = self._log.user_start[user_T]
-        if self._longest is not None:
-            start_T = np.maximum(start_T, end_T - self._longest)
+        start_T = np.maximum(self._log.user_start[user_T], end_T - self._longest)
         taste_MS = self._taste(start_T, end_T, candidate, world.taste)
         user, start, end = (np.repeat(value, candidates) for value in (user_T, start_T, end_T))
         item = candidate.reshape(-1)

@@ -61,6 +61,8 @@ class HistoryIndex:
 
     def distinct(self, start: I64, end: I64) -> F64:
         """Number of distinct keys among the events `start:end` [M], each range within one user: f64 [M]."""
+        if self._events == 0:
+            return np.zeros(len(start))
         ranges, inverse = np.unique(np.stack([start, end], axis=1), axis=0, return_inverse=True)
         counted = np.zeros(len(ranges))
         length = ranges[:, 1] - ranges[:, 0]
@@ -71,7 +73,7 @@ class HistoryIndex:
             last = min(len(order), first + max(1, _CELLS // max(1, int(length[order[min(len(order) - 1, first + 4096)]]))), first + 4096)
             rows = order[first:last]
             column = np.arange(max(1, int(length[rows].max())))
-            event = np.minimum(ranges[rows, :1] + column, max(self._events - 1, 0))
+            event = np.minimum(ranges[rows, :1] + column, self._events - 1)
             is_first = (column < length[rows, None]) & (self._previous[event] < ranges[rows, :1])
             counted[rows] = is_first.sum(axis=1)
             first = last
