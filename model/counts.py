@@ -13,12 +13,14 @@ from model.metrics import evaluate
 _MAX_TRAIN_ROWS = 600_000
 
 
-def counts_baseline(log: InteractionLog, config: ProtocolConfig, longest: int | None = None, seed: int = 0) -> dict[str, float | int]:
+def counts_baseline(
+    log: InteractionLog, config: ProtocolConfig, longest: int | None = None, seed: int = 0, min_item_count: int = 5
+) -> dict[str, float | int]:
     """Figures of `model.metrics.evaluate` for the baseline on the protocol's test rows.
 
     Inputs: whether the user has taken the item, log counts of the item and its category in the history, log shares of the item and its
     category in the training period, log history length. Where there are more than 600,000 training rows, a seeded sample of targets is
-    used.
+    used. `longest` cuts histories to their newest behaviors; `min_item_count` is the model's, for the figure on warm items.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
@@ -58,6 +60,6 @@ def counts_baseline(log: InteractionLog, config: ProtocolConfig, longest: int | 
     model.fit(scaler.fit_transform(inputs(train)), targets.label[train].reshape(-1) > 0.5)
     tested = inputs(test)
     probability = model.predict_proba(scaler.transform(tested))[:, 1]
-    warm = np.bincount(log.item[known], minlength=len(log.item_id))[targets.candidate[test].reshape(-1)] >= 5
+    warm = np.bincount(log.item[known], minlength=len(log.item_id))[targets.candidate[test].reshape(-1)] >= min_item_count
     who = np.repeat(targets.user[test], targets.candidate.shape[1])
     return evaluate(targets.label[test].reshape(-1), probability, who, tested[:, 0] == 0, warm)

@@ -24,7 +24,8 @@ def evaluate_command(data: Path, artifacts: Path, version: str | None, counts: b
         from model.counts import counts_baseline
 
         with console.status("fitting the counts baseline"):
-            answer["counts"] = counts_baseline(log, train_config(runtime).protocol)
+            trained = train_config(runtime)
+            answer["counts"] = counts_baseline(log, trained.protocol, min_item_count=trained.min_item_count)
         rows.append({"model": "counts", **answer["counts"]})
     table(f"test rows of {data}", rows)
     emit(answer, as_json)
