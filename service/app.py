@@ -45,7 +45,7 @@ def open_store(url: str, settings: Settings | None = None, failed: Callable[[str
         return FileStore(Path(url.removeprefix("file:")))
     if url.startswith("redis:"):
         return _open_redis(url, Settings() if settings is None else settings, failed)
-    raise StoreError(f"store {url.partition(':')[0]!r} is not known; use memory:, file:DIR or redis://HOST:PORT/DB")
+    raise StoreError(f"store {url.rpartition('@')[2]!r} is not known; use memory:, file:DIR or redis://HOST:PORT/DB")
 
 
 def _open_redis(url: str, settings: Settings, failed: Callable[[str], None]) -> BehaviorStore:
@@ -102,7 +102,7 @@ def create_app(settings: Settings, store: BehaviorStore | None = None, clock: Ca
         redoc_url=None,
         separate_input_output_schemas=False,
     )
-    app.state.models = models
+    app.state.models, app.state.metrics = models, metrics
     app.include_router(create_router(settings, callers, scorer, behaviors, models, metrics, clock))
     app.include_router(console_router(callers, behaviors, models))
     _operations(app, models, opened, drain, metrics)

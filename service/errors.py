@@ -29,13 +29,17 @@ class Problem(Exception):
         self.retry_after_s = retry_after_s
         self.kind = kind
 
+    @property
+    def title(self) -> str:
+        """The phrase of the status."""
+        return http.HTTPStatus(self.status).phrase
+
 
 def problem_document(problem: Problem, request_id: str) -> dict[str, Any]:
     """The problem as a JSON object."""
-    title = http.HTTPStatus(problem.status).phrase
     content: dict[str, Any] = {
-        "type": f"urn:dare:problem:{problem.kind or title.lower().replace(' ', '-')}",
-        "title": title,
+        "type": f"urn:dare:problem:{problem.kind or problem.title.lower().replace(' ', '-')}",
+        "title": problem.title,
         "status": problem.status,
         "detail": problem.detail,
         "request_id": request_id,

@@ -28,6 +28,12 @@ class Metrics:
         self.model_changes = Counter(
             "dare_model_changes", "Model versions that came to answer, or were refused.", ["outcome"], registry=self.registry
         )
+        self.connections_let_go = Counter(
+            "dare_connections_let_go",
+            "Connections that the service closed, by reason.",
+            ["reason"],
+            registry=self.registry,
+        )
         self.shadow = Counter("dare_shadow", "Answers compared with the shadow version, by outcome.", ["outcome"], registry=self.registry)
         self.shadow_difference = Histogram(
             "dare_shadow_difference",

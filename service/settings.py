@@ -50,6 +50,11 @@ class Settings(BaseSettings):
     retry_after_s: int = Field(default=1, ge=1, le=3600, description="Retry-After of 503 answers, s")
     max_body_bytes: int = Field(default=16 * 2**20, ge=1024, description="largest request body, bytes; more is answered 413")
     body_timeout_s: float = Field(default=15.0, gt=0, le=600, description="longest time to receive a request body, s; then 408")
+    idle_timeout_s: float = Field(
+        default=15.0, gt=0, le=600, description="longest time until a request's head is complete, or without progress of an answer, s"
+    )
+    max_connections: int = Field(default=1000, ge=8, le=1_000_000, description="connections open at a time; more are answered 503")
+    listen_backlog: int = Field(default=128, ge=1, le=65_535, description="connections that may wait to be accepted")
     max_header_bytes: int = Field(default=32_768, ge=1024, description="all headers of a request, bytes; more is answered 431")
     max_candidates: int = Field(default=4096, ge=1, le=100_000, description="candidates of one request")
     max_batch: int = Field(default=64, ge=1, le=10_000, description="requests of one POST /v1/score:batch")

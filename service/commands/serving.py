@@ -11,6 +11,7 @@ import uvicorn
 from service.app import create_app, open_store
 from service.behavior_store import BehaviorStore
 from service.commands.terminal import console
+from service.listening import server_options
 from service.settings import Settings
 
 
@@ -25,18 +26,7 @@ def run(settings: Settings, store: BehaviorStore | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("faiss").setLevel(logging.WARNING)
     app = create_app(settings, store)
-    uvicorn.run(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_level="warning",
-        access_log=False,
-        backlog=512,
-        timeout_keep_alive=15,
-        timeout_graceful_shutdown=10,
-        server_header=False,
-        h11_max_incomplete_event_size=65_536,
-    )
+    uvicorn.run(app, **server_options(settings, app.state.metrics))
 
 
 def load_command(data: Path, store: str, skip_bad_rows: bool) -> None:

@@ -152,6 +152,6 @@ def test_compose_is_of_format_3_8_with_a_named_volume_and_settings_that_exist() 
 
 
 def test_compose_waits_longer_than_the_service_drains() -> None:
-    drained = re.search(r"timeout_graceful_shutdown=(\d+)", (ROOT / "service/commands/serving.py").read_text())
+    drained = re.search(r'"timeout_graceful_shutdown": (\d+)', (ROOT / "service/listening.py").read_text())
     assert drained is not None
     assert int(compose_service()["stop_grace_period"].rstrip("s")) > int(drained[1])

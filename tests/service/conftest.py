@@ -15,10 +15,12 @@ import uvicorn
 from model.item_hash import hash_item_ids
 from service.app import create_app
 from service.behavior_store import BehaviorStore
+from service.listening import server_options
 from service.memory_store import MemoryStore
 from service.models import Models
 from service.settings import Settings
 from tests.conftest import Tiny
+from tests.service.redis_server import GivenServer, RedisServer, contract_server
 
 NOW = 1_700_000_000
 _FIGURES = pytest.StashKey[list[str]]()
@@ -48,8 +50,9 @@ class Server:
         self.settings = settings
         app = create_app(settings, store, clock=lambda: NOW)
         self.models: Models = app.state.models
-        config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical")
-        self._server = uvicorn.Server(config)
+        self._server = uvicorn.Server(
+            uvicorn.Config(app, **server_options(settings, app.state.metrics) | {"port": 0, "log_level": "critical"})
+        )
         self._thread = threading.Thread(target=self._server.run)
         self._thread.start()
         while not self._server.started:
@@ -70,6 +73,21 @@ def filled_store(tiny: Tiny, users: int = 20) -> MemoryStore:
         rows = slice(tiny.log.user_start[user], tiny.log.user_start[user + 1])
         store.load(tiny.log.user_id[user], item_hash[tiny.log.item[rows]], tiny.log.timestamp[rows].astype(np.int64))
     return store
+
+
+@pytest.fixture(scope="session")
+def contract_redis() -> Iterator[RedisServer | GivenServer]:
+    """A server for tests that leave it running."""
+    started = contract_server()
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def redis_server(contract_redis: RedisServer | GivenServer) -> RedisServer | GivenServer:
+    """The same, empty."""
+    contract_redis.client.flushdb()
+    return contract_redis
 
 
 @pytest.fixture(scope="session")
