@@ -36,9 +36,9 @@ class RedisAddress:
             parts = urlsplit(url)
             db, port = parts.path.lstrip("/") or "0", parts.port or 6379
         except ValueError as error:
-            raise StoreError(f"store URL: {error}") from None
+            raise StoreError(f"store {url.rpartition('@')[2]!r}: {error}") from None
         if parts.scheme != "redis" or not parts.hostname or not db.isdecimal() or parts.query or parts.fragment:
-            shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+            shown = url.rpartition("@")[2]
             raise StoreError(f"store {shown!r} is not of the form redis://[[user]:password@]host[:port][/db]")
         username = unquote(parts.username) if parts.username else None
         return cls(parts.hostname, port, int(db), username, unquote(parts.password) if parts.password else None)

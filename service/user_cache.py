@@ -5,10 +5,14 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 
+import numpy as np
+
 from model.runtime import ScoringRuntime
 from model.user_state import UserState
 from service.behavior_store import BehaviorSequence
 from service.metrics import Metrics
+
+_COMPARED = 32
 
 
 class UserCache:
@@ -46,16 +50,18 @@ class UserCache:
             held = self._held.get(user_id)
             if held is not None:
                 self._held.move_to_end(user_id)
-        if held is not None and held[0] == sequence.epoch and held[1] == length:
+        if held is not None and not _agrees(held, sequence, length):
+            held = None
+        if held is not None and held[1] == length:
             self._metrics.user_cache.labels("hit").inc()
             return held[2]
-        if held is not None and held[0] == sequence.epoch and held[1] < length:
+        if held is not None and held[1] < length:
             self._metrics.user_cache.labels("extended").inc()
             state = self._runtime.extend(held[2], sequence.item_hash[held[1] : known], sequence.timestamp[held[1] : known])
         else:
             self._metrics.user_cache.labels("prepared").inc()
             state = self._runtime.prepare(sequence.item_hash[:known], sequence.timestamp[:known])
-        self._hold(user_id, sequence.epoch, length, state, erasures)
+        self._hold(user_id, sequence, length, state, erasures)
         return state
 
     def forget(self, user_id: str) -> None:
@@ -65,15 +71,15 @@ class UserCache:
             self._drop(user_id)
             self._metrics.user_cache_bytes.set(self._bytes)
 
-    def _hold(self, user_id: str, epoch: int, length: int, state: UserState, erasures: int) -> None:
+    def _hold(self, user_id: str, sequence: BehaviorSequence, length: int, state: UserState, erasures: int) -> None:
         with self._lock:
             if erasures != self._erasures:
                 return
-            newer = self._held.get(user_id)
-            if newer is not None and (newer[0], newer[1]) > (epoch, length):
+            other = self._held.get(user_id)
+            if other is not None and other[1] > length and _agrees(other, sequence, length):
                 return  # another request has seen more behaviors meanwhile
             self._drop(user_id)
-            self._held[user_id] = (epoch, length, state)
+            self._held[user_id] = (sequence.epoch, length, state)
             self._bytes += state.nbytes
             while self._bytes > self._max_bytes and self._held:
                 self._drop(next(iter(self._held)))
@@ -83,3 +89,20 @@ class UserCache:
         held = self._held.pop(user_id, None)
         if held is not None:
             self._bytes -= held[2].nbytes
+
+
+def _agrees(held: tuple[int, int, UserState], sequence: BehaviorSequence, length: int) -> bool:
+    """Whether the state and the first `length` behaviors begin alike: the same epoch, and the same newest of those they share.
+
+    The epoch says so already, unless a shared store has lost behaviors that it had acknowledged and has taken others in their place.
+    """
+    epoch, of_state, state = held
+    end = min(of_state, length)
+    end_in_state = state.length - of_state + end
+    compared = min(_COMPARED, end, max(0, end_in_state))
+    rows, rows_in_state = slice(end - compared, end), slice(end_in_state - compared, end_in_state)
+    return (
+        epoch == sequence.epoch
+        and np.array_equal(sequence.item_hash[rows], state.item_hash_L[rows_in_state])
+        and np.array_equal(sequence.timestamp[rows], state.timestamp_L[rows_in_state])
+    )

@@ -8,7 +8,7 @@ import pytest
 from model.item_hash import hash_item_ids
 from model.runtime import ScoringRuntime
 from model.user_state import UserState
-from service.behavior_store import NewBehavior
+from service.behavior_store import BehaviorSequence, NewBehavior
 from service.memory_store import MemoryStore
 from service.metrics import Metrics
 from service.user_cache import UserCache
@@ -117,6 +117,22 @@ def test_bytes_are_bounded_least_recently_used_out_first(runtime: ScoringRuntime
     none.store = cached.store
     none.read("a")
     assert none.bytes() == 0
+
+
+def test_behaviors_that_a_server_lost_are_not_scored(runtime: ScoringRuntime) -> None:
+    """A failed-over server came back without the newest three behaviors and with the same epoch; four others followed."""
+    cached = Cached(runtime)
+    for time in range(10):
+        cached.append("u", time, time)
+    whole = cached.store.read("u")
+    cached.read("u")
+    shorter = BehaviorSequence(whole.item_hash[:7], whole.timestamp[:7], whole.epoch)
+    assert cached.cache.state("u", shorter, 7, 0).length == 7
+    assert cached.cache.state("u", whole, 10, 0).length == 10
+    others = np.concatenate([whole.item_hash[:7], ITEM[50:54]])
+    replaced = BehaviorSequence(others, np.arange(11), whole.epoch)
+    np.testing.assert_array_equal(cached.cache.state("u", replaced, 11, 0).item_hash_L, others)
+    assert cached.cache.state("u", replaced, 11, 0) is cached.cache.state("u", replaced, 11, 0)
 
 
 def test_an_erased_user_does_not_come_back_with_a_request_that_was_under_way(runtime: ScoringRuntime) -> None:
