@@ -135,7 +135,7 @@ def test_an_empty_or_packed_file_is_refused(tmp_path: Path, content: bytes, mess
 
 
 def test_a_file_with_nothing_to_keep_says_why(tmp_path: Path) -> None:
-    with pytest.raises(RawDataError, match="no behavior is left of 1 rows: .*outside 2017"):
+    with pytest.raises(RawDataError, match=r"no behavior is left of 1 rows: .*outside 2017"):
         convert(tmp_path, ["1,2,3,pv,5"])
 
 

@@ -45,9 +45,10 @@ def test_another_sets_items_are_not_left_beside(tmp_path: Path) -> None:
 def test_an_error_leaves_what_was_there_and_nothing_else(tmp_path: Path) -> None:
     write(tmp_path, None)
     before = (tmp_path / "interactions.parquet").read_bytes()
-    with pytest.raises(KeyboardInterrupt), TidyWriter(tmp_path, 1, ("timestamp",)) as writer:
-        writer.add(FRAME)
-        raise KeyboardInterrupt
+    without_time = FRAME.drop("timestamp")
+    with pytest.raises(pl.exceptions.ColumnNotFoundError), TidyWriter(tmp_path, 1, ("timestamp",)) as writer:
+        writer.add(without_time)
+        writer.join(ReadReport())
     assert (tmp_path / "interactions.parquet").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["interactions.parquet"]
 
