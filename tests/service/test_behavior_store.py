@@ -16,12 +16,17 @@ import pytest
 from service.behavior_store import MAX_LENGTH, REMEMBERED_EVENTS, BehaviorStore, NewBehavior, StoreError, StoreFull
 from service.file_store import FileStore
 from service.memory_store import MemoryStore
+from service.redis_store import RedisStore
 
 Maker = Callable[[], BehaviorStore]
 
 
-@pytest.fixture(params=["memory", "file"])
+@pytest.fixture(params=["memory", "file", "redis"])
 def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Maker:
+    if request.param == "redis":
+        url = request.getfixturevalue("redis_server").url
+        # Deadlines are not what this suite is about, and the machine may be busy.
+        return lambda: RedisStore(url, read_s=5, write_s=5)
     return MemoryStore if request.param == "memory" else lambda: FileStore(tmp_path / "store")
 
 
@@ -83,7 +88,7 @@ def test_only_the_newest_100_000_are_kept(make_store: Maker) -> None:
 def test_a_random_walk_equals_a_plain_model(make_store: Maker) -> None:
     store, truth, random_ = make_store(), dict[str, list[tuple[int, int]]](), random.Random(1)
     seen = dict[str, list[int]]()
-    for step in range(3000):
+    for step in range(5000):
         user = f"user-{random_.randrange(8)}"
         if random_.random() < 0.01:
             assert store.delete(user) == len(truth.pop(user, []))

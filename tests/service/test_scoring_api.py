@@ -167,7 +167,7 @@ def test_stage_times_and_request_id_travel_in_headers(server: Server) -> None:
     response = server.client.post("/v1/score", json=body, headers={"X-Request-ID": "abc-1"})
     assert response.headers["X-Request-ID"] == "abc-1" == response.json()["request_id"]
     times = dict(re.findall(r"(\w+);dur=([\d.]+)", response.headers["Server-Timing"]))
-    assert list(times) == ["queue", "store", "search", "rank", "total"] and float(times["total"]) > 0
+    assert list(times) == ["queue", "store", "prepare", "search", "rank", "total"] and float(times["total"]) > 0
     unsafe = server.client.post("/v1/score", json=body, headers={"X-Request-ID": "a" * 129})
     assert unsafe.headers["X-Request-ID"] != "a" * 129
 

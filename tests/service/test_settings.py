@@ -43,7 +43,7 @@ def test_in_process_stores_refuse_more_than_one_worker() -> None:
         create_app(Settings(workers=2))
 
 
-@pytest.mark.parametrize("url", ["", "memory", "file:", "redis://x", "FILE:/tmp"])
+@pytest.mark.parametrize("url", ["", "memory", "file:", "redis://", "redis://h:x", "redis://h/x", "rediss://h", "FILE:/tmp"])
 def test_unknown_stores_are_refused_by_name(url: str) -> None:
     with pytest.raises(StoreError, match=repr(url)):
         open_store(url)

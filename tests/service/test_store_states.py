@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from service.behavior_store import BehaviorSequence, BehaviorStore, NewBehavior
 from service.file_store import FileStore
 from service.memory_store import MemoryStore
+from service.redis_store import RedisStore
+from tests.service.redis_server import GivenServer, RedisServer
 
 MAX_LENGTH = 6
 USERS = ("a", "b")
@@ -100,6 +102,42 @@ class FileStoreStates(StoreStates):
         self.store.close()
         self.store = self.open()
         self.seen.clear()
+
+
+def connected(server: RedisServer | GivenServer) -> RedisStore:
+    return RedisStore(server.url, read_s=5, write_s=5, max_length=MAX_LENGTH)
+
+
+class RedisStoreStates(StoreStates):
+    """The shared store, as one process writes and another reads; the server may forget its scripts."""
+
+    server: RedisServer | GivenServer
+    reader: RedisStore
+
+    def open(self) -> BehaviorStore:
+        # The reader stays from one example to the next, with all that it remembers of users who are gone.
+        self.server.client.flushdb()
+        return connected(self.server)
+
+    @rule()
+    def forget_scripts(self) -> None:
+        self.server.client.script_flush()
+
+    @invariant()
+    def another_process_reads_the_same(self) -> None:
+        for user in USERS:
+            here, there = self.store.read(user), self.reader.read(user)
+            assert rows(here) == rows(there) and here.epoch == there.epoch
+
+    @invariant()
+    def nothing_is_left_over(self) -> None:
+        assert len(self.server.client.keys()) <= 4 * len(self.held)
+
+
+def test_redis_store_states(redis_server: RedisServer | GivenServer) -> None:
+    RedisStoreStates.server, RedisStoreStates.reader = redis_server, connected(redis_server)
+    run_state_machine_as_test(RedisStoreStates, settings=settings(max_examples=40, stateful_step_count=30, deadline=None))
+    RedisStoreStates.reader.close()
 
 
 TestMemoryStoreStates = StoreStates.TestCase
