@@ -17,7 +17,6 @@ from service.app import create_app
 from service.behavior_store import BehaviorStore
 from service.listening import server_options
 from service.memory_store import MemoryStore
-from service.models import Models
 from service.settings import Settings
 from tests.conftest import Tiny
 from tests.service.redis_server import GivenServer, RedisServer, contract_server
@@ -49,7 +48,7 @@ class Server:
         self.store = store
         self.settings = settings
         app = create_app(settings, store, clock=lambda: NOW)
-        self.models: Models = app.state.models
+        self.app, self.models = app, app.state.models
         self._server = uvicorn.Server(
             uvicorn.Config(app, **server_options(settings, app.state.metrics) | {"port": 0, "log_level": "critical"})
         )
