@@ -80,7 +80,6 @@ def test_probes_and_pages_never_ask(locked: Server) -> None:
     [
         "",
         "Bearer",
-        "Bearer ",
         "Bearer wrong",
         "secret-shop",
         "Basic secret-shop",
