@@ -19,6 +19,8 @@ BUCKET_BYTES = 96 << 20
 """Bytes of source per bucket; one bucket at a time is in memory while it is sorted."""
 MOST_BUCKETS = 512
 ROW_GROUP = 1 << 20
+FOLD = 8
+"""Row groups whose items are held before they are folded into one: bounds the memory of the catalogue."""
 
 
 class TidyWriter:
@@ -124,14 +126,16 @@ def newest_of_item(interactions: Path, columns: tuple[str, ...], report: ReadRep
 
     The report notes how many items had more than one category.
     """
-    seen = (
-        pl.scan_parquet(interactions)
-        .group_by("item_id", *columns)
-        .agg(pl.col("timestamp").max())
-        .collect(engine="streaming")
-        .sort("item_id", "timestamp", *columns, nulls_last=False)
-    )
-    several = seen.select("item_id", "category_id").unique().group_by("item_id").len().filter(pl.col("len") > 1)
+    keys = ["item_id", *columns]
+    file = pq.ParquetFile(interactions)
+    seen: list[pl.DataFrame] = []
+    for group in range(file.num_row_groups):
+        part = pl.DataFrame(file.read_row_group(group, columns=[*keys, "timestamp"]))
+        seen.append(part.group_by(keys).agg(pl.col("timestamp").max()))
+        if len(seen) == FOLD:
+            seen = [pl.concat(seen).group_by(keys).agg(pl.col("timestamp").max())]
+    newest = pl.concat(seen).group_by(keys).agg(pl.col("timestamp").max()).sort("item_id", "timestamp", *columns, nulls_last=False)
+    several = newest.select("item_id", "category_id").unique().group_by("item_id").len().filter(pl.col("len") > 1)
     if len(several):
         report.notes.append(f"{len(several):,} items had more than one category; the newest behavior's is kept")
-    return seen.unique("item_id", keep="last", maintain_order=True).drop("timestamp")
+    return newest.unique("item_id", keep="last", maintain_order=True).drop("timestamp")

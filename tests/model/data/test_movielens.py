@@ -12,7 +12,15 @@ from model.data.raw_log import RawDataError, ReadReport
 from model.data.tidy import read_tidy
 
 RATINGS = "userId,movieId,rating,timestamp\n1,31,2.5,1260759144\n1,10,4.0,1260759100\n2,10,5.0,835355493\n"
-FILMS = 'movieId,title,genres\n10,"American President, The (1995)",Comedy|Drama\n31,Amélie (2001),(no genres listed)\n99,Never Rated (1999),War\n'
+FILMS = "\n".join(
+    [
+        "movieId,title,genres",
+        '10,"American President, The (1995)",Comedy|Drama',
+        "31,Amélie (2001),(no genres listed)",
+        "99,Never Rated (1999),War",
+        "",
+    ]
+)
 
 
 def convert(tmp_path: Path, files: dict[str, str | bytes], **options: bool) -> tuple[ReadReport, pl.DataFrame]:

@@ -178,7 +178,10 @@ def test_row_numbers_count_across_pieces(tmp_path: Path, monkeypatch: pytest.Mon
     assert report.bad_rows == ["UserBehavior.csv: row 38: 5 fields are needed, the line has 1"]
 
 
-def test_the_newest_category_of_an_item_counts_and_is_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fold", [1, 2, 8])
+def test_the_newest_category_of_an_item_counts_and_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fold: int) -> None:
+    monkeypatch.setattr(tidy_writer, "FOLD", fold)
+    monkeypatch.setattr(tidy_writer, "ROW_GROUP", 1)
     lines = [f"1,5,10,pv,{FIRST + 9}", f"2,5,20,pv,{FIRST + 3}", f"2,6,20,pv,{FIRST + 4}"]
     report, _ = convert(tmp_path, lines)
     items = pl.read_parquet(tmp_path / "out/items.parquet")
