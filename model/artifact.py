@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 SCHEMA_VERSION = 1
+_ALWAYS_THERE = ("config.json", "metrics.json", "rank.onnx")
 _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_.")
 
 
@@ -107,17 +108,25 @@ class Artifact:
         if manifest.get("version") != self.version:
             raise ArtifactError(f"{self.path}/manifest.json: is of version {manifest.get('version')!r}")
         files = manifest.get("files")
-        if not isinstance(files, dict) or "config.json" not in files:
+        if not isinstance(files, dict):
             raise ArtifactError(f"{self.path}/manifest.json: lists no files")
+        for name in _ALWAYS_THERE:
+            if name not in files:
+                raise ArtifactError(f"{self.path}/manifest.json: does not list {name}")
         for name, entry in files.items():
             self._verify(name, entry)
         self.files = files
+        self._arrays: dict[str, npt.NDArray[Any]] = {}
         self.config: dict[str, Any] = self._json("config.json")
         self.metrics: dict[str, Any] = self._json("metrics.json")
 
     def array(self, name: str) -> npt.NDArray[Any]:
-        """The array `name`, memory-mapped; floats are checked to be finite. Raises: ArtifactError."""
-        file = f"{name}.npy"
+        """The array `name`, memory-mapped; floats are checked to be finite, once. Raises: ArtifactError."""
+        if name not in self._arrays:
+            self._arrays[name] = self._checked(f"{name}.npy")
+        return self._arrays[name]
+
+    def _checked(self, file: str) -> npt.NDArray[Any]:
         if file not in self.files:
             raise ArtifactError(f"{self.path}/{file}: not in the manifest")
         try:
@@ -130,7 +139,7 @@ class Artifact:
         return plain
 
     def _verify(self, name: str, entry: Any) -> None:
-        if "/" in name or not isinstance(entry, dict) or not isinstance(entry.get("sha256"), str):
+        if "/" in name or not name.isprintable() or not isinstance(entry, dict) or not isinstance(entry.get("sha256"), str):
             raise ArtifactError(f"{self.path}/manifest.json: bad entry {name!r}")
         try:
             same = (self.path / name).stat().st_size == entry.get("bytes") and _sha256(self.path / name) == entry["sha256"]

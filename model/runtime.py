@@ -21,6 +21,7 @@ from kernels import (
     search_topk,
 )
 from model.artifact import Artifact
+from model.artifact_layout import check_layout
 from model.catalogue import Catalogue
 from model.features import TASTE_SPANS, UserMoment, candidate_features, taste_cosines
 from model.ranker import Ranker
@@ -64,6 +65,7 @@ class ScoringRuntime:
     """
 
     def __init__(self, artifact: Artifact, num_threads: int, search: str, ranking: str) -> None:
+        check_layout(artifact)
         config = self.config = artifact.config
         self.version = artifact.version
         self.metrics: dict[str, Any] = artifact.metrics

@@ -1,0 +1,91 @@
+"""What every array of an artifact must be: type, shape and range, checked at load, so that no request finds out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from model.artifact import Artifact, ArtifactError
+from model.config import ModelConfig, from_dict
+from model.features import FEATURE_NAMES, ITEM_STATISTICS
+from model.recency import NUM_BUCKETS
+
+_CONFIG_KEYS = ("model", "train", "feature_names", "data", "as_of")
+_MODEL_KEYS = ("attn_width", "repr_width", "kept", "longest", "hidden", "features")
+
+
+def check_layout(artifact: Artifact) -> ModelConfig:
+    """Check an artifact against its own configuration and this program's features.
+
+    Returns: the model's configuration.
+    Raises: ArtifactError naming the file and what was found instead.
+    """
+    config = _config(artifact)
+    features = list(FEATURE_NAMES) if config.features else []
+    if artifact.config["feature_names"] != features:
+        odd = sorted(set(artifact.config["feature_names"]) ^ set(features)) or ["their order"]
+        raise ArtifactError(
+            f"{artifact.path}/config.json: trained with other features than this program computes ({odd[0]}); train it again"
+        )
+    items, rows, categories = (len(artifact.array(name)) for name in ("item_hash", "attn_item", "attn_category"))
+    kinds = len(artifact.array("category_row"))
+    inputs = 3 * 3 * config.repr_width + 1 + len(features)
+    first, second = config.hidden
+    shapes: dict[str, tuple[str, tuple[int | None, ...]]] = {
+        "item_hash": ("uint64", (items,)),
+        "item_row": ("int32", (items + 1,)),
+        "item_category": ("int32", (items + 1,)),
+        "category_row": ("int32", (kinds,)),
+        "item_statistic": ("float32", (items + 1, len(ITEM_STATISTICS))),
+        "taste_vector": ("float32", (items + 1, None)),
+        "taste_weight": ("float32", (items + 1,)),
+        "same_item_bonus": ("float32", (1,)),
+        "head_w1": ("float32", (inputs, first)),
+        "head_b1": ("float32", (first,)),
+        "head_w2": ("float32", (first, second)),
+        "head_b2": ("float32", (second,)),
+        "head_w3": ("float32", (second,)),
+        "head_b3": ("float32", (1,)),
+        "head_slope": ("float32", (2,)),
+    }
+    for space, width in (("attn", config.attn_width), ("repr", config.repr_width)):
+        for name, size in (("item", rows), ("category", categories), ("recency", NUM_BUCKETS)):
+            shapes[f"{space}_{name}"] = ("float32", (size, width))
+    for name in ("item_id", "item_text"):
+        shapes[name], shapes[f"{name}_start"] = ("uint8", (None,)), ("int64", (items + 1,))
+    for name, (kind, shape) in shapes.items():
+        _check_array(artifact, name, kind, shape)
+    for name, size in (("item_row", rows), ("item_category", kinds), ("category_row", categories)):
+        _check_range(artifact, name, 0, size - 1)
+    for name in ("item_id", "item_text"):
+        start = artifact.array(f"{name}_start")
+        if start[0] != 0 or start[-1] != len(artifact.array(name)) or (start[1:] < start[:-1]).any():
+            raise ArtifactError(f"{artifact.path}/{name}_start.npy: does not ascend from 0 to the size of {name}.npy")
+    return config
+
+
+def _config(artifact: Artifact) -> ModelConfig:
+    missing = [name for name in _CONFIG_KEYS if name not in artifact.config]
+    missing += [] if missing else [f"model.{name}" for name in _MODEL_KEYS if name not in artifact.config["model"]]
+    if missing:
+        raise ArtifactError(f"{artifact.path}/config.json: {missing[0]!r} is missing")
+    try:
+        config: ModelConfig = from_dict(ModelConfig, artifact.config["model"])
+    except (TypeError, ValueError) as error:
+        raise ArtifactError(f"{artifact.path}/config.json: {error}") from error
+    return config
+
+
+def _check_array(artifact: Artifact, name: str, kind: str, shape: tuple[int | None, ...]) -> None:
+    value: np.ndarray[Any, Any] = artifact.array(name)
+    same = value.ndim == len(shape) and all(wanted in (None, size) for wanted, size in zip(shape, value.shape, strict=True))
+    if value.dtype != kind or not same:
+        wanted = ["any" if size is None else size for size in shape]
+        raise ArtifactError(f"{artifact.path}/{name}.npy: must be {kind} {wanted}, is {value.dtype} {list(value.shape)}")
+
+
+def _check_range(artifact: Artifact, name: str, low: int, high: int) -> None:
+    value: np.ndarray[Any, Any] = artifact.array(name)
+    if len(value) and not low <= value.min() <= value.max() <= high:
+        raise ArtifactError(f"{artifact.path}/{name}.npy: must lie in {low}..{high}, holds {value.min()}..{value.max()}")
