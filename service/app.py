@@ -65,14 +65,19 @@ def _open_redis(url: str, settings: Settings, failed: Callable[[str], None]) -> 
     )
 
 
+def refuse_workers(settings: Settings) -> None:
+    """Raises: ValueError for more workers than the store allows."""
+    if settings.workers > 1 and not settings.store.startswith("redis:"):
+        raise ValueError(f"store {settings.store!r} lives in one process and workers is {settings.workers}; use --workers 1")
+
+
 def create_app(settings: Settings, store: BehaviorStore | None = None, clock: Callable[[], float] = time.time) -> FastAPI:
     """The service for a loaded model and an open store.
 
     Args: `store` an open store to use, None opens `settings.store`; it is closed at shutdown. `clock` unix seconds.
     Raises: ArtifactError, StoreError, ValueError for no API keys where they are needed, and for more workers than the store allows.
     """
-    if settings.workers > 1 and not settings.store.startswith("redis:"):
-        raise ValueError(f"store {settings.store!r} lives in one process and workers is {settings.workers}; use --workers 1")
+    refuse_workers(settings)
     callers = Callers(settings)
     metrics = Metrics()
     models = Models(settings, metrics)

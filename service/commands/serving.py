@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import uvicorn
 
-from service.app import create_app, open_store
+from service.app import create_app, open_store, refuse_workers
 from service.behavior_store import BehaviorStore
 from service.commands.terminal import console
 from service.listening import server_options
@@ -18,13 +18,25 @@ from service.settings import Settings
 def serve_command(artifacts: Path, store: str, host: str, port: int, workers: int) -> None:
     """See `dare serve`."""
     settings = Settings(artifacts=artifacts, store=store, host=host, port=port, workers=workers)
-    run(settings)
+    if workers == 1:
+        run(settings)
+        return
+    from service.workers import Workers
+
+    refuse_workers(settings)
+    log_to_stderr()
+    Workers(settings).run()
+
+
+def log_to_stderr() -> None:
+    """One line per event, with its time."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("faiss").setLevel(logging.WARNING)
 
 
 def run(settings: Settings, store: BehaviorStore | None = None) -> None:
     """Serve until stopped."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("faiss").setLevel(logging.WARNING)
+    log_to_stderr()
     app = create_app(settings, store)
     uvicorn.run(app, **server_options(settings, app.state.metrics))
 
@@ -32,7 +44,7 @@ def run(settings: Settings, store: BehaviorStore | None = None) -> None:
 def load_command(data: Path, store: str, skip_bad_rows: bool) -> None:
     """See `dare load`."""
     if store == "memory:":
-        raise ValueError("--store memory: would be gone when this command ends; use file:DIR")
+        raise ValueError("--store memory: would be gone when this command ends; use file:DIR or redis://HOST:PORT/DB")
     opened = open_store(store)
     try:
         users, behaviors = load_into(opened, data, skip_bad_rows)
