@@ -4,6 +4,7 @@ from kernels.lookup import HashIndex, lookup_backends, lookup_rows
 from kernels.ranking import (
     BehaviorRows,
     HeadWeights,
+    PreparedHead,
     RankTables,
     TargetRows,
     attention_weight,
@@ -17,6 +18,7 @@ __all__ = [
     "HashIndex",
     "HeadWeights",
     "ItemBonus",
+    "PreparedHead",
     "RankTables",
     "SearchKeys",
     "TargetRows",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kernels import BehaviorRows, HeadWeights, RankTables, TargetRows, pool_and_score, ranking_backends
+from kernels import BehaviorRows, HeadWeights, PreparedHead, RankTables, TargetRows, pool_and_score, ranking_backends
 from model.artifact import Artifact
 
 F32 = npt.NDArray[np.float32]
@@ -28,6 +28,7 @@ class Ranker:
         a, b3 = artifact.array("head_slope"), artifact.array("head_b3")
         w1, b1, w2, b2, w3 = (artifact.array(f"head_{name}") for name in ("w1", "b1", "w2", "b2", "w3"))
         self.head = HeadWeights(w1, b1, float(a[0]), w2, b2, float(a[1]), w3, float(b3[0]))
+        self._prepared = PreparedHead(self.head, self.tables)
         self._threads = num_threads
         self._session: Any = None
         self._backend, self._reason = self._choose(backend)
@@ -54,9 +55,11 @@ class Ranker:
     def rank(self, index_NK: I32, score_NK: F32, behavior: BehaviorRows, target: TargetRows, extra_NE: F32) -> F32:
         """Click probability of each target: f32 [N] (see `kernels.pool_and_score`)."""
         if self._session is None:
-            return pool_and_score(
-                index_NK, score_NK, self.tables, behavior, target, extra_NE, self.head, backend=self._backend, num_threads=self._threads
-            )[0]
+            name, threads = self._backend, self._threads
+            ranked = pool_and_score(
+                index_NK, score_NK, self.tables, behavior, target, extra_NE, self._prepared, backend=name, num_threads=threads
+            )
+            return ranked[0]
         parts = []
         block = max(1, _CELLS // (index_NK.shape[1] * self.tables.width))
         for first in range(0, len(index_NK), block):

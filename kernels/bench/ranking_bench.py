@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from kernels.ranking import BehaviorRows, HeadWeights, RankTables, TargetRows, pool_and_score, ranking_backends
+from kernels.ranking import BehaviorRows, HeadWeights, PreparedHead, RankTables, TargetRows, pool_and_score, ranking_backends
 from kernels.ranking.arguments import F32, I32
 from kernels.ranking.bfloat16 import as_float32, to_bfloat16
 
@@ -92,8 +92,17 @@ def in_bfloat16(given: list[RankProblem]) -> tuple[list[RankProblem], list[RankP
 
 
 def backend(name: str, num_threads: int) -> Rival:
-    """One of our backends as a callable."""
-    return lambda one: pool_and_score(**one.arguments(), backend=name, num_threads=num_threads)[0]
+    """One of our backends as a callable, over a head that is prepared once, as a server does."""
+    prepared: dict[int, PreparedHead] = {}
+
+    def rank(one: RankProblem) -> F32:
+        # The prepared head keeps its tables alive, so their id is not used again.
+        if id(one.tables) not in prepared:
+            prepared[id(one.tables)] = PreparedHead(one.head, one.tables)
+        head = prepared[id(one.tables)]
+        return pool_and_score(**one.arguments() | {"head": head}, backend=name, num_threads=num_threads)[0]
+
+    return rank
 
 
 def gate(name: str, rival: Rival, given: list[RankProblem], tolerance: float) -> None:

@@ -9,8 +9,18 @@ import numpy as np
 from kernels.checks import array
 from kernels.ranking import native_backend, numpy_backend, reference
 from kernels.ranking.arguments import F32, I32, BehaviorRows, HeadWeights, RankTables, TargetRows, checked, finite_where_kept
+from kernels.ranking.prepared_head import PreparedHead
 
-__all__ = ["BehaviorRows", "HeadWeights", "RankTables", "TargetRows", "attention_weight", "pool_and_score", "ranking_backends"]
+__all__ = [
+    "BehaviorRows",
+    "HeadWeights",
+    "PreparedHead",
+    "RankTables",
+    "TargetRows",
+    "attention_weight",
+    "pool_and_score",
+    "ranking_backends",
+]
 
 _BACKENDS: dict[str, ModuleType] = {"native": native_backend, "numpy": numpy_backend, "reference": reference}
 
@@ -35,7 +45,7 @@ def pool_and_score(
     behavior: BehaviorRows,
     target: TargetRows,
     extra_NE: F32,
-    head: HeadWeights,
+    head: HeadWeights | PreparedHead,
     *,
     backend: str = "auto",
     num_threads: int = 1,
@@ -46,7 +56,8 @@ def pool_and_score(
 
     Args:
         index_NK: int32 [N, K] positions among the behaviors, -1 for none. score_NK: f32 [N, K], finite where kept.
-        extra_NE: f32 [N, E], finite. head: as folded by `model.artifact`.
+        extra_NE: f32 [N, E], finite. head: as folded by `model.artifact`; prepared over these very `tables`, it is not checked
+            and packed again in each call.
         backend: "auto", the first that can run, or a name of `ranking_backends()`.
     Returns: click probability f32 [N] and mass f32 [N]; with none kept h = 0 and mass = 0.
     Raises: ValueError naming the argument and the value; RuntimeError when the named backend cannot run, with the reason.

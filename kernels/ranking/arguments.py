@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from kernels.checks import array, at_least, finite, within
+
+if TYPE_CHECKING:
+    from kernels.ranking.prepared_head import PreparedHead
 
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
@@ -64,7 +68,7 @@ class HeadWeights:
 
 @dataclass(frozen=True, slots=True)
 class RankArguments:
-    """The arguments of `pool_and_score`, checked."""
+    """The arguments of `pool_and_score`, checked. `prepared` where the caller prepared the head."""
 
     index_NK: I32
     score_NK: F32
@@ -73,6 +77,7 @@ class RankArguments:
     target: TargetRows
     extra_NE: F32
     head: HeadWeights
+    prepared: PreparedHead | None
     num_threads: int
 
 
@@ -86,6 +91,27 @@ def finite_where_kept(index_NK: I32, score_NK: F32) -> None:
             raise ValueError(f"score_NK must be finite where index_NK is not -1, got {score_NK[place]} at {list(place)}")
 
 
+def checked_tables(tables: RankTables) -> RankTables:
+    """The tables, contiguous. Raises: ValueError naming the table and the value."""
+    kind = np.uint16 if isinstance(tables.item, np.ndarray) and tables.item.dtype == np.uint16 else np.float32
+    found = RankTables(*(array(f"tables.{name}", getattr(tables, name), kind, (None, None)) for name in ("item", "category", "recency")))
+    if len(found.recency) == 0:
+        raise ValueError("tables.recency must hold row 0, the target's, got 0 rows")
+    return found
+
+
+def checked_head(head: HeadWeights, tables: RankTables, num_extra: int | None) -> HeadWeights:
+    """The head, contiguous, for tables and E extra inputs (None: as many as `w1` has rows left). Raises: ValueError naming the value."""
+    least = 3 * tables.width + 1
+    w1 = array("head.w1", head.w1, np.float32, (None if num_extra is None else least + num_extra, None))
+    if len(w1) < least:
+        raise ValueError(f"head.w1 must have at least {least} rows, got {len(w1)}")
+    w2 = array("head.w2", head.w2, np.float32, (w1.shape[1], None))
+    b1, b2 = (array(f"head.b{i}", value, np.float32, (w.shape[1],)) for i, value, w in ((1, head.b1, w1), (2, head.b2, w2)))
+    w3 = array("head.w3", head.w3, np.float32, (w2.shape[1],))
+    return HeadWeights(w1, b1, float(head.a1), w2, b2, float(head.a2), w3, float(head.b3))
+
+
 def checked(
     index_NK: I32,
     score_NK: F32,
@@ -93,7 +119,7 @@ def checked(
     behavior: BehaviorRows,
     target: TargetRows,
     extra_NE: F32,
-    head: HeadWeights,
+    head: HeadWeights | PreparedHead,
     num_threads: int,
 ) -> RankArguments:
     """Check every argument of `pool_and_score`. Raises: ValueError naming the argument and the value."""
@@ -102,26 +128,24 @@ def checked(
     num_targets, length = len(index), len(behavior.item_L)
     within("index_NK", index, -1, length)
     finite_where_kept(index, score)
-    kind = np.uint16 if isinstance(tables.item, np.ndarray) and tables.item.dtype == np.uint16 else np.float32
-    checked_tables = RankTables(*(array(f"tables.{n}", getattr(tables, n), kind, (None, None)) for n in ("item", "category", "recency")))
-    if len(checked_tables.recency) == 0:
-        raise ValueError("tables.recency must hold row 0, the target's, got 0 rows")
+    prepared = None if isinstance(head, HeadWeights) else head
+    if prepared is None:
+        sound = checked_tables(tables)
+    elif tables is prepared.given_tables:
+        sound = prepared.tables
+    else:
+        raise ValueError("tables must be those that the head was prepared with, got others")
     rows = BehaviorRows(*(array(f"behavior.{n}", getattr(behavior, n), np.int32, (length,)) for n in ("item_L", "category_L", "recency_L")))
     targets = TargetRows(*(array(f"target.{n}", getattr(target, n), np.int32, (num_targets,)) for n in ("item_N", "category_N")))
     for name, value, table in (
-        ("behavior.item_L", rows.item_L, checked_tables.item),
-        ("behavior.category_L", rows.category_L, checked_tables.category),
-        ("behavior.recency_L", rows.recency_L, checked_tables.recency),
-        ("target.item_N", targets.item_N, checked_tables.item),
-        ("target.category_N", targets.category_N, checked_tables.category),
+        ("behavior.item_L", rows.item_L, sound.item),
+        ("behavior.category_L", rows.category_L, sound.category),
+        ("behavior.recency_L", rows.recency_L, sound.recency),
+        ("target.item_N", targets.item_N, sound.item),
+        ("target.category_N", targets.category_N, sound.category),
     ):
         within(name, value, 0, len(table))
-    extra = array("extra_NE", extra_NE, np.float32, (num_targets, None))
+    extra = array("extra_NE", extra_NE, np.float32, (num_targets, None if prepared is None else prepared.num_extra))
     finite("extra_NE", extra)
-    features = 3 * checked_tables.width + 1 + extra.shape[1]
-    w1 = array("head.w1", head.w1, np.float32, (features, None))
-    w2 = array("head.w2", head.w2, np.float32, (w1.shape[1], None))
-    b1, b2 = (array(f"head.b{i}", value, np.float32, (w.shape[1],)) for i, value, w in ((1, head.b1, w1), (2, head.b2, w2)))
-    w3 = array("head.w3", head.w3, np.float32, (w2.shape[1],))
-    folded = HeadWeights(w1, b1, float(head.a1), w2, b2, float(head.a2), w3, float(head.b3))
-    return RankArguments(index, score, checked_tables, rows, targets, extra, folded, at_least("num_threads", num_threads, 1))
+    weights = checked_head(head, sound, extra.shape[1]) if isinstance(head, HeadWeights) else head.head
+    return RankArguments(index, score, sound, rows, targets, extra, weights, prepared, at_least("num_threads", num_threads, 1))

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from kernels import native_library
 from kernels.ranking.arguments import F32, RankArguments
+from kernels.ranking.prepared_head import PreparedHead
 
 
 class _RankCall(ctypes.Structure):
@@ -17,7 +18,7 @@ class _RankCall(ctypes.Structure):
 
     _fields_ = (
         ("struct_bytes", ctypes.c_int64),
-        *((name, ctypes.c_int64) for name in ("num_targets", "num_kept", "num_extra", "hidden1", "hidden2")),
+        *((name, ctypes.c_int64) for name in ("num_targets", "num_kept", "num_extra", "features", "hidden1", "hidden2")),
         ("width", ctypes.c_int64 * 3),
         ("table", ctypes.c_void_p * 3),
         ("behavior", ctypes.c_void_p * 3),
@@ -46,11 +47,13 @@ def pool(a: RankArguments) -> tuple[F32, F32]:
     probability, mass = np.empty(num_targets, np.float32), np.empty(num_targets, np.float32)
     tables = (a.tables.item, a.tables.category, a.tables.recency)
     rows, head = a.behavior, a.head
+    packed = a.prepared or PreparedHead(head, a.tables)
     call = _RankCall(
         struct_bytes=ctypes.sizeof(_RankCall),
         num_targets=num_targets,
         num_kept=num_kept,
         num_extra=a.extra_NE.shape[1],
+        features=packed.num_inputs,
         hidden1=head.w1.shape[1],
         hidden2=head.w2.shape[1],
         width=tuple(table.shape[1] for table in tables),
@@ -60,11 +63,11 @@ def pool(a: RankArguments) -> tuple[F32, F32]:
         index=_address(a.index_NK),
         score=_address(a.score_NK),
         extra=_address(a.extra_NE),
-        w1=_address(head.w1),
-        b1=_address(head.b1),
-        w2=_address(head.w2),
-        b2=_address(head.b2),
-        w3=_address(head.w3),
+        w1=_address(packed.w1_GF16),
+        b1=_address(packed.b1_G16),
+        w2=_address(packed.w2_GF16),
+        b2=_address(packed.b2_G16),
+        w3=_address(packed.w3_G16),
         probability=_address(probability),
         mass=_address(mass),
         a1=head.a1,

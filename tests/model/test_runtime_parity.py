@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kernels import ranking_backends
 from model.data.protocol import TEST
 from model.dataset import Examples
 from model.features import FEATURE_NAMES
@@ -59,8 +60,10 @@ def every_length(tiny: Tiny) -> np.ndarray:
     return wanted
 
 
-@pytest.mark.parametrize("ranking", ["auto", "onnxruntime", "numpy"])
+@pytest.mark.parametrize("ranking", ["auto", "native", "onnxruntime", "numpy"])
 def test_default_model(tiny: Tiny, ranking: str) -> None:
+    if ranking == "native" and not ranking_backends()["native"][0]:
+        pytest.skip(ranking_backends()["native"][1])
     assert compare(tiny, ScoringRuntime.load(tiny.artifacts, ranking=ranking), every_length(tiny)) < TOLERANCE
 
 
@@ -76,6 +79,13 @@ def test_default_model(tiny: Tiny, ranking: str) -> None:
 def test_other_configurations(tmp_path: Path, model: dict[str, object]) -> None:
     tiny = make_tiny(tmp_path, **model)
     assert compare(tiny, ScoringRuntime.load(tiny.artifacts), every_length(tiny)) < TOLERANCE
+
+
+def test_the_compiled_kernel_is_the_automatic_choice_where_it_runs(tiny: Tiny) -> None:
+    able, reason = ranking_backends()["native"]
+    described = ScoringRuntime.load(tiny.artifacts).describe()["ranking"]
+    assert described["backend"] == ("native" if able else "onnxruntime")
+    assert reason in described["reason"]
 
 
 def test_a_history_extended_in_steps_scores_as_one_prepared_at_once(tiny: Tiny) -> None:

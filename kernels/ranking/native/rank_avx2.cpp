@@ -9,7 +9,7 @@
 
 #define TARGET __attribute__((target("avx2,fma")))
 namespace {
-constexpr int LANES = 8, MR = 4, NR = 3;
+constexpr int LANES = 8, MR = 6, NG = 1;
 using V = __m256;
 #define OP TARGET __attribute__((always_inline)) static inline
 
@@ -27,6 +27,14 @@ OP V vload_bf16_n(const uint16_t* p, int n) {
     std::memcpy(some, p, size_t(n) * sizeof(uint16_t));
     return vload_bf16(some);
 }
+// Of sixteen bf16 numbers in eight words, those in the lower and in the upper halves.
+OP V vload_low(const uint16_t* p) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), 16)); }
+OP V vload_high(const uint16_t* p) {
+    const __m256i word = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    return _mm256_castsi256_ps(_mm256_and_si256(word, _mm256_set1_epi32(int32_t(0xffff0000))));
+}
+OP V vzip_first(V low, V high) { return _mm256_permute2f128_ps(_mm256_unpacklo_ps(low, high), _mm256_unpackhi_ps(low, high), 0x20); }
+OP V vzip_last(V low, V high) { return _mm256_permute2f128_ps(_mm256_unpacklo_ps(low, high), _mm256_unpackhi_ps(low, high), 0x31); }
 OP V vadd(V a, V b) { return _mm256_add_ps(a, b); }
 OP V vsub(V a, V b) { return _mm256_sub_ps(a, b); }
 OP V vmul(V a, V b) { return _mm256_mul_ps(a, b); }
@@ -51,8 +59,8 @@ OP float vhmax(V a) {
 #include "rank_kernel.hpp"
 }  // namespace
 
-void rank_avx2(const RankCall& c, const RankPlan& plan, int64_t first, int64_t last, float* scratch) {
-    if (c.bf16) rank_targets<uint16_t>(c, plan, first, last, scratch);
-    else rank_targets<float>(c, plan, first, last, scratch);
+void rank_avx2(const RankCall& c, int64_t first, int64_t last, float* scratch) {
+    if (c.bf16) rank_targets<uint16_t>(c, first, last, scratch);
+    else rank_targets<float>(c, first, last, scratch);
 }
 #endif

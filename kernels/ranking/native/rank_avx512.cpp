@@ -8,7 +8,7 @@
 
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")))
 namespace {
-constexpr int LANES = 16, MR = 8, NR = 3;
+constexpr int LANES = 16, MR = 8, NG = 3;
 using V = __m512;
 #define OP TARGET __attribute__((always_inline)) static inline
 
@@ -21,6 +21,17 @@ OP void vstore_n(float* p, V v, int n) { _mm512_mask_storeu_ps(p, first_lanes(n)
 OP V widen(__m256i v) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16)); }
 OP V vload_bf16(const uint16_t* p) { return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
 OP V vload_bf16_n(const uint16_t* p, int n) { return widen(_mm256_maskz_loadu_epi16(first_lanes(n), p)); }
+// Of 32 bf16 numbers in sixteen words, those in the lower and in the upper halves.
+OP V vload_low(const uint16_t* p) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16)); }
+OP V vload_high(const uint16_t* p) {
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(int32_t(0xffff0000))));
+}
+OP V vzip_first(V low, V high) {
+    return _mm512_permutex2var_ps(low, _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23), high);
+}
+OP V vzip_last(V low, V high) {
+    return _mm512_permutex2var_ps(low, _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31), high);
+}
 OP V vadd(V a, V b) { return _mm512_add_ps(a, b); }
 OP V vsub(V a, V b) { return _mm512_sub_ps(a, b); }
 OP V vmul(V a, V b) { return _mm512_mul_ps(a, b); }
@@ -35,8 +46,8 @@ OP float vhmax(V a) { return _mm512_reduce_max_ps(a); }
 #include "rank_kernel.hpp"
 }  // namespace
 
-void rank_avx512(const RankCall& c, const RankPlan& plan, int64_t first, int64_t last, float* scratch) {
-    if (c.bf16) rank_targets<uint16_t>(c, plan, first, last, scratch);
-    else rank_targets<float>(c, plan, first, last, scratch);
+void rank_avx512(const RankCall& c, int64_t first, int64_t last, float* scratch) {
+    if (c.bf16) rank_targets<uint16_t>(c, first, last, scratch);
+    else rank_targets<float>(c, first, last, scratch);
 }
 #endif

@@ -106,10 +106,60 @@ INLINE void pool_columns(const T* table, int64_t width, const int32_t* row, cons
     }
 }
 
+// The same for bf16, 2 NP vectors: words are split into their halves without shuffling, and zipped once all rows are summed.
+template <int NP>
+INLINE void pool_words(const uint16_t* table, int64_t width, const int32_t* row, const float* weight, int64_t count, float* out) {
+    constexpr int WAYS = NP == 1 ? 2 : 1;
+    V low[WAYS][NP], high[WAYS][NP];
+    UNROLL for (int w = 0; w < WAYS; ++w) {
+        UNROLL for (int j = 0; j < NP; ++j) low[w][j] = high[w][j] = vset(0.0f);
+    }
+    int64_t k = 0;
+    for (; k + WAYS <= count; k += WAYS) {
+        UNROLL for (int w = 0; w < WAYS; ++w) {
+            const uint16_t* p = table + row[k + w] * width;
+            const V share = vset(weight[k + w]);
+            UNROLL for (int j = 0; j < NP; ++j) {
+                low[w][j] = vfma(vload_low(p + 2 * j * LANES), share, low[w][j]);
+                high[w][j] = vfma(vload_high(p + 2 * j * LANES), share, high[w][j]);
+            }
+        }
+    }
+    for (; k < count; ++k) {
+        const uint16_t* p = table + row[k] * width;
+        const V share = vset(weight[k]);
+        UNROLL for (int j = 0; j < NP; ++j) {
+            low[0][j] = vfma(vload_low(p + 2 * j * LANES), share, low[0][j]);
+            high[0][j] = vfma(vload_high(p + 2 * j * LANES), share, high[0][j]);
+        }
+    }
+    UNROLL for (int j = 0; j < NP; ++j) {
+        UNROLL for (int w = 1; w < WAYS; ++w) {
+            low[0][j] = vadd(low[0][j], low[w][j]);
+            high[0][j] = vadd(high[0][j], high[w][j]);
+        }
+        vstore(out + 2 * j * LANES, vzip_first(low[0][j], high[0][j]));
+        vstore(out + (2 * j + 1) * LANES, vzip_last(low[0][j], high[0][j]));
+    }
+}
+
+// Whole words first. Returns the columns done.
+INLINE int64_t pool_wide(const uint16_t* table, int64_t width, const int32_t* row, const float* weight, int64_t count, float* out) {
+    int64_t at = 0;
+    for (; at + 4 * LANES <= width; at += 4 * LANES) pool_words<2>(table + at, width, row, weight, count, out + at);
+    for (; at + 2 * LANES <= width; at += 2 * LANES) pool_words<1>(table + at, width, row, weight, count, out + at);
+    return at;
+}
+
+INLINE int64_t pool_wide(const float* table, int64_t width, const int32_t* row, const float* weight, int64_t count, float* out) {
+    int64_t at = 0;
+    for (; at + 4 * LANES <= width; at += 4 * LANES) pool_columns<float, 4, false>(table + at, width, row, weight, count, 0, out + at);
+    return at;
+}
+
 template <class T>
 TARGET void pool_table(const T* table, int64_t width, const int32_t* row, const float* weight, int64_t count, float* out) {
-    int64_t left = width, at = 0;
-    for (; left >= 4 * LANES; left -= 4 * LANES, at += 4 * LANES) pool_columns<T, 4, false>(table + at, width, row, weight, count, 0, out + at);
+    const int64_t at = pool_wide(table, width, row, weight, count, out), left = width - at;
     const int tail = int(left % LANES), vectors = int((left + LANES - 1) / LANES);
     switch (tail == 0 ? vectors : -vectors) {
         case 1: pool_columns<T, 1, false>(table + at, width, row, weight, count, 0, out + at); break;
@@ -130,7 +180,7 @@ TARGET void copy_row(const T* row, int64_t width, float* out) {
     if (at < width) vstore_n(out + at, vload_row_n(row + at, int(width - at)), int(width - at));
 }
 
-// The features of one target, in the plan's order.
+// The features of one target: [u_item u_category | h_item h_category h_recency | (u * h)_item (u * h)_category | mass | extra].
 template <class T>
 TARGET void fill_features(const RankCall& c, const Kept& kept, int64_t n, float* x) {
     const int64_t own = c.width[0] + c.width[1], recency = c.width[2];
@@ -147,20 +197,17 @@ TARGET void fill_features(const RankCall& c, const Kept& kept, int64_t n, float*
     for (int64_t e = 0; e < c.num_extra; ++e) product[own + 1 + e] = c.extra[n * c.num_extra + e];
 }
 
-// M rows by NV vectors of prelu(x w + bias), accumulated in registers over all features.
-template <int M, int NV, bool TAIL>
-TARGET void layer_tile(const float* x, int64_t x_stride, const float* const* w_row, int64_t features, const float* bias, float slope,
-                       int64_t column, int tail, float* out, int64_t out_stride) {
+// M rows by G groups of 16 columns of prelu(x w + b), accumulated in registers over all inputs.
+template <int M, int G>
+TARGET void layer_tile(const float* x, int64_t x_stride, const float* w, int64_t inputs, const float* b, float slope, float* out, int64_t out_stride) {
+    constexpr int PER = kGroup / LANES, NV = G * PER;
     V sum[M][NV];
-    UNROLL for (int j = 0; j < NV; ++j) {
-        const float* b = bias + column + j * LANES;
-        const V start = TAIL && j == NV - 1 ? vload_n(b, tail) : vload(b);
-        UNROLL for (int m = 0; m < M; ++m) sum[m][j] = start;
+    UNROLL for (int m = 0; m < M; ++m) {
+        UNROLL for (int j = 0; j < NV; ++j) sum[m][j] = vload(b + j * LANES);
     }
-    for (int64_t f = 0; f < features; ++f) {
-        const float* w = w_row[f] + column;
+    for (int64_t f = 0; f < inputs; ++f) {
         V w_v[NV];
-        UNROLL for (int j = 0; j < NV; ++j) w_v[j] = TAIL && j == NV - 1 ? vload_n(w + j * LANES, tail) : vload(w + j * LANES);
+        UNROLL for (int j = 0; j < NV; ++j) w_v[j] = vload(w + (j / PER * inputs + f) * kGroup + j % PER * LANES);
         UNROLL for (int m = 0; m < M; ++m) {
             const V x_v = vset(x[m * x_stride + f]);
             UNROLL for (int j = 0; j < NV; ++j) sum[m][j] = vfma(x_v, w_v[j], sum[m][j]);
@@ -169,51 +216,46 @@ TARGET void layer_tile(const float* x, int64_t x_stride, const float* const* w_r
     UNROLL for (int m = 0; m < M; ++m) {
         UNROLL for (int j = 0; j < NV; ++j) {
             const V y = vfma(vset(slope), vmin(sum[m][j], vset(0.0f)), vmax(sum[m][j], vset(0.0f)));
-            // Rows of `out` are padded: the lanes beyond the last column hold zeros.
-            vstore(out + m * out_stride + column + j * LANES, y);
+            vstore(out + m * out_stride + j * LANES, y);
         }
     }
 }
 
-template <int M>
-TARGET void layer_rows(const float* x, int64_t x_stride, const float* const* w_row, int64_t features, const float* bias, float slope,
-                       int64_t columns, float* out, int64_t out_stride) {
-    int64_t vectors = (columns + LANES - 1) / LANES, column = 0;
-    const int tail = int(columns % LANES);
-    // Panels as even as they can be: 13 vectors are 3 3 3 2 2, not 3 3 3 3 1.
-    for (int64_t panels = (vectors + NR - 1) / NR; panels > 0; --panels) {
-        const int64_t nv = (vectors + panels - 1) / panels;
-        const bool partial = tail != 0 && panels == 1;
-#define TILE(NV, TAIL) layer_tile<M, NV, TAIL>(x, x_stride, w_row, features, bias, slope, column, tail, out, out_stride)
-        if (nv == 1) partial ? TILE(1, true) : TILE(1, false);
-        else if (nv == 2) partial ? TILE(2, true) : TILE(2, false);
-        else partial ? TILE(NR, true) : TILE(NR, false);
-#undef TILE
-        vectors -= nv;
-        column += nv * LANES;
-    }
+template <int G>
+TARGET void layer_panel(const float* x, int64_t x_stride, int64_t rows, const float* w, int64_t inputs, const float* b, float slope, float* out,
+                        int64_t out_stride) {
+    int64_t m = 0;
+    for (; m + MR <= rows; m += MR) layer_tile<MR, G>(x + m * x_stride, x_stride, w, inputs, b, slope, out + m * out_stride, out_stride);
+    for (; m + MR / 2 <= rows; m += MR / 2) layer_tile<MR / 2, G>(x + m * x_stride, x_stride, w, inputs, b, slope, out + m * out_stride, out_stride);
+    for (; m < rows; ++m) layer_tile<1, G>(x + m * x_stride, x_stride, w, inputs, b, slope, out + m * out_stride, out_stride);
 }
 
-TARGET void layer(const float* x, int64_t x_stride, int64_t rows, const float* const* w_row, int64_t features, const float* bias, float slope,
-                  int64_t columns, float* out, int64_t out_stride) {
-    int64_t m = 0;
-    for (; m + MR <= rows; m += MR) layer_rows<MR>(x + m * x_stride, x_stride, w_row, features, bias, slope, columns, out + m * out_stride, out_stride);
-    for (; m + 4 <= rows; m += 4) layer_rows<4>(x + m * x_stride, x_stride, w_row, features, bias, slope, columns, out + m * out_stride, out_stride);
-    for (; m < rows; ++m) layer_rows<1>(x + m * x_stride, x_stride, w_row, features, bias, slope, columns, out + m * out_stride, out_stride);
+TARGET void layer(const float* x, int64_t x_stride, int64_t rows, const float* w, int64_t inputs, const float* b, float slope, int64_t columns,
+                  float* out, int64_t out_stride) {
+    int64_t groups = padded(columns) / kGroup;
+    // Panels as even as they can be: 13 groups are 3 3 3 2 2, not 3 3 3 3 1.
+    for (int64_t panels = (groups + NG - 1) / NG; panels > 0; --panels) {
+        const int64_t g = (groups + panels - 1) / panels;
+        if (g == 1) layer_panel<1>(x, x_stride, rows, w, inputs, b, slope, out, out_stride);
+        else if (NG > 2 && g == 2) layer_panel<NG < 2 ? NG : 2>(x, x_stride, rows, w, inputs, b, slope, out, out_stride);
+        else layer_panel<NG>(x, x_stride, rows, w, inputs, b, slope, out, out_stride);
+        groups -= g;
+        w += g * inputs * kGroup;
+        b += g * kGroup;
+        out += g * kGroup;
+    }
 }
 
 TARGET float last_layer(const RankCall& c, const float* y) {
     V sum = vset(0.0f);
-    int64_t j = 0;
-    for (; j + LANES <= c.hidden2; j += LANES) sum = vfma(vload(y + j), vload(c.w3 + j), sum);
-    if (j < c.hidden2) sum = vfma(vload(y + j), vload_n(c.w3 + j, int(c.hidden2 - j)), sum);
+    for (int64_t j = 0; j < c.hidden2; j += LANES) sum = vfma(vload(y + j), vload(c.w3 + j), sum);
     const float logit = vsum(sum) + c.b3, power = std::exp(-std::fabs(logit));
     return (logit >= 0 ? 1.0f : power) / (1.0f + power);
 }
 
 template <class T>
-TARGET void rank_targets(const RankCall& c, const RankPlan& plan, int64_t first, int64_t last, float* scratch) {
-    const int64_t xs = padded(plan.features), s1 = padded(c.hidden1), s2 = padded(c.hidden2), kept_stride = padded(c.num_kept);
+TARGET void rank_targets(const RankCall& c, int64_t first, int64_t last, float* scratch) {
+    const int64_t xs = padded(c.features), s1 = padded(c.hidden1), s2 = padded(c.hidden2), kept_stride = padded(c.num_kept);
     float *x = scratch, *y1 = x + kBlock * xs, *y2 = y1 + kBlock * s1, *at = y2 + kBlock * s2;
     Kept kept[2];
     for (Kept& one : kept) {
@@ -231,8 +273,8 @@ TARGET void rank_targets(const RankCall& c, const RankPlan& plan, int64_t first,
             fill_features<T>(c, kept[n & 1], n, x + m * xs);
             c.mass[n] = kept[n & 1].mass;
         }
-        layer(x, xs, rows, plan.w1_row.data(), plan.features, plan.b1.data(), c.a1, c.hidden1, y1, s1);
-        layer(y1, s1, rows, plan.w2_row.data(), c.hidden1, c.b2, c.a2, c.hidden2, y2, s2);
+        layer(x, xs, rows, c.w1, c.features, c.b1, c.a1, c.hidden1, y1, s1);
+        layer(y1, s1, rows, c.w2, c.hidden1, c.b2, c.a2, c.hidden2, y2, s2);
         for (int64_t m = 0; m < rows; ++m) c.probability[start + m] = last_layer(c, y2 + m * s2);
     }
 }

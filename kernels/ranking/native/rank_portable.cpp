@@ -6,7 +6,7 @@
 
 #define TARGET
 namespace {
-constexpr int LANES = 4, MR = 4, NR = 2;
+constexpr int LANES = 4, MR = 2, NG = 1;
 typedef float V __attribute__((vector_size(16)));
 typedef int32_t I __attribute__((vector_size(16)));
 #define OP static inline
@@ -21,6 +21,11 @@ OP V vload_bf16_n(const uint16_t* p, int n) {
     for (int i = 0; i < n; ++i) v[i] = int32_t(uint32_t(p[i]) << 16);
     return (V)v;
 }
+// Of eight bf16 numbers in four words, those in the lower and in the upper halves.
+OP V vload_low(const uint16_t* p) { I v; std::memcpy(&v, p, sizeof v); return (V)(v << 16); }
+OP V vload_high(const uint16_t* p) { I v; std::memcpy(&v, p, sizeof v); return (V)(v & int32_t(0xffff0000)); }
+OP V vzip_first(V low, V high) { return V{low[0], high[0], low[1], high[1]}; }
+OP V vzip_last(V low, V high) { return V{low[2], high[2], low[3], high[3]}; }
 OP V vload_bf16(const uint16_t* p) { return vload_bf16_n(p, 4); }
 OP V vadd(V a, V b) { return a + b; }
 OP V vsub(V a, V b) { return a - b; }
@@ -38,7 +43,7 @@ OP float vhmax(V a) { a = vmax(a, V{a[2], a[3], a[0], a[1]}); return a[0] > a[1]
 #include "rank_kernel.hpp"
 }  // namespace
 
-void rank_portable(const RankCall& c, const RankPlan& plan, int64_t first, int64_t last, float* scratch) {
-    if (c.bf16) rank_targets<uint16_t>(c, plan, first, last, scratch);
-    else rank_targets<float>(c, plan, first, last, scratch);
+void rank_portable(const RankCall& c, int64_t first, int64_t last, float* scratch) {
+    if (c.bf16) rank_targets<uint16_t>(c, first, last, scratch);
+    else rank_targets<float>(c, first, last, scratch);
 }

@@ -1,12 +1,11 @@
 """`kernels.bench.ranking_bench` with rivals: torch in its naive and its good form, and ONNX Runtime on the portable graph.
 
-OMP_NUM_THREADS=1 python tests/kernels/ranking/bench_against_torch.py [--threads 1] [--library rank.so]
+OMP_NUM_THREADS=1 python tests/kernels/ranking/bench_against_torch.py [--threads 1]
 """
 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -15,7 +14,6 @@ from torch.nn import functional
 
 from kernels import HeadWeights, RankTables
 from kernels.bench.ranking_bench import RankProblem, main
-from kernels.ranking import native_backend
 from model.rank_graph import rank_graph
 
 _NAMES = ("item", "category", "recency")
@@ -28,13 +26,13 @@ class Torch:
 
     def __init__(self, naive: bool) -> None:
         self.naive = naive
-        self._of: dict[int, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
+        self._of: dict[int, tuple[HeadWeights, list[torch.Tensor], list[torch.Tensor]]] = {}
 
     def _resident(self, tables: RankTables, head: HeadWeights) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         if id(head) not in self._of:
             weights = [torch.from_numpy(value) for value in (head.w1, head.b1, head.w2, head.b2, head.w3)]
-            self._of[id(head)] = [torch.from_numpy(getattr(tables, name)) for name in _NAMES], weights
-        return self._of[id(head)]
+            self._of[id(head)] = head, [torch.from_numpy(getattr(tables, name)) for name in _NAMES], weights
+        return self._of[id(head)][1:]
 
     @torch.inference_mode()
     def __call__(self, one: RankProblem) -> np.ndarray:
@@ -66,28 +64,24 @@ class OnnxRuntime:
 
     def __init__(self, num_threads: int) -> None:
         self._threads = num_threads
-        self._session: dict[int, onnxruntime.InferenceSession] = {}
+        self._session: dict[int, tuple[HeadWeights, onnxruntime.InferenceSession]] = {}
 
     def __call__(self, one: RankProblem) -> np.ndarray:
         if id(one.head) not in self._session:
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads, options.inter_op_num_threads = self._threads, 1
             graph = rank_graph(one.head, one.tables.width)
-            self._session[id(one.head)] = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+            self._session[id(one.head)] = one.head, onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         rows = [getattr(one.behavior, f"{name}_L")[one.index_NK] for name in _NAMES]
         kept = np.concatenate([getattr(one.tables, name)[row] for name, row in zip(_NAMES, rows, strict=True)], axis=2)
         recency = np.broadcast_to(one.tables.recency[0], (len(kept), one.tables.recency.shape[1]))
         own = np.concatenate([one.tables.item[one.target.item_N], one.tables.category[one.target.category_N], recency], axis=1)
         given = {"target_NR": own, "behavior_NKR": kept, "score_NK": one.score_NK, "extra_NE": one.extra_NE}
-        found: np.ndarray = self._session[id(one.head)].run(["click_probability_N"], given | {"valid_NK": one.index_NK >= 0})[0]
+        found: np.ndarray = self._session[id(one.head)][1].run(["click_probability_N"], given | {"valid_NK": one.index_NK >= 0})[0]
         return found
 
 
 if __name__ == "__main__":
-    if "--library" in sys.argv:
-        at = sys.argv.index("--library")
-        native_backend.LIBRARY = Path(sys.argv[at + 1]).resolve()
-        del sys.argv[at : at + 2]
     threads = int(sys.argv[sys.argv.index("--threads") + 1]) if "--threads" in sys.argv else 1
     torch.set_num_threads(threads)
     main({"torch naive": Torch(naive=True), "torch embedding_bag": Torch(naive=False), "onnxruntime": OnnxRuntime(threads)})

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kernels import BehaviorRows, TargetRows, attention_weight, pool_and_score
+from kernels import BehaviorRows, PreparedHead, TargetRows, attention_weight, pool_and_score
 
 Problem = Callable[..., dict[str, Any]]
 
@@ -35,6 +35,14 @@ def test_equals_the_reference(backend: str, problem: Problem, n: int, k: int, le
 @pytest.mark.parametrize("width", [1, 3, 8, 15, 16, 17, 33, 64, 79, 130])
 def test_every_width(backend: str, problem: Problem, width: int, bf16: bool) -> None:
     assert_equal_to_the_reference(problem(7, 10, 30, 4, width=width, bf16=bf16), backend)
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["f32", "bf16"])
+@pytest.mark.parametrize(("n", "k", "extra"), [(1, 3, 0), (31, 20, 0), (40, 20, 5)])
+def test_a_prepared_head_scores_as_the_bare_weights(backend: str, problem: Problem, n: int, k: int, extra: int, bf16: bool) -> None:
+    given = problem(n, k, 50, extra, bf16=bf16)
+    prepared = given | {"head": PreparedHead(given["head"], given["tables"])}
+    np.testing.assert_array_equal(pool_and_score(**prepared, backend=backend), pool_and_score(**given, backend=backend))
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.05, 0.5, 1.0])

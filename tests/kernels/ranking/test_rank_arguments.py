@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kernels import TargetRows, attention_weight, pool_and_score
+from kernels import PreparedHead, TargetRows, attention_weight, pool_and_score
 from kernels.ranking.bfloat16 import as_float32, to_bfloat16
 
 
@@ -63,6 +63,19 @@ def test_no_recency_row_for_the_target(problem: Callable[..., dict[str, Any]]) -
     given["tables"] = replace(given["tables"], recency=given["tables"].recency[:0])
     with pytest.raises(ValueError, match=r"tables\.recency must hold row 0, the target's, got 0 rows"):
         pool_and_score(**given)
+
+
+def test_a_prepared_head_is_bound_to_its_tables_and_inputs(problem: Callable[..., dict[str, Any]]) -> None:
+    given = problem(4, 5, 9, 2)
+    prepared = PreparedHead(given["head"], given["tables"])
+    with pytest.raises(ValueError, match="tables must be those that the head was prepared with, got others"):
+        pool_and_score(**given | {"head": prepared, "tables": replace(given["tables"])})
+    with pytest.raises(ValueError, match=r"extra_NE must have shape \[4, 2\], got \[4, 3\]"):
+        pool_and_score(**given | {"head": prepared, "extra_NE": np.zeros((4, 3), np.float32)})
+    with pytest.raises(ValueError, match=r"head.w1 must have at least 112 rows, got 100"):
+        PreparedHead(replace(given["head"], w1=given["head"].w1[:100]), given["tables"])
+    with pytest.raises(ValueError, match=r"head.w2 must have shape \[40, any\], got \[39, 23\]"):
+        PreparedHead(replace(given["head"], w2=given["head"].w2[1:]), given["tables"])
 
 
 def test_weights_refuse_what_ranking_refuses() -> None:
