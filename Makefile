@@ -52,7 +52,7 @@ load: setup
 
 faults: setup
 	mkdir -p build
-	DARE_FAULTS_REPORT=build/faults.md $(BIN)/python -m pytest -m faults
+	DARE_FAULTS_REPORT=build/faults.md $(BIN)/python -m pytest tests/service -m "faults or not faults"
 
 clean:
 	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .coverage*

@@ -12,6 +12,9 @@ from contextlib import asynccontextmanager
 from service.errors import Problem
 from service.metrics import Metrics
 
+_WEIGHT = 0.05
+"""Of the newest observation in the moving average of how long a permit is held."""
+
 
 class Deadline:
     """An absolute point in monotonic time; None means as long as the server itself allows."""
@@ -42,7 +45,8 @@ class Admission:
 
     def __init__(self, work: str, permits: int, queue_length: int, queue_wait_s: float, retry_after_s: int, metrics: Metrics) -> None:
         self._work = work
-        self._free = permits
+        self._permits = self._free = permits
+        self._held_s = 0.0
         self._queue_length = queue_length
         self._queue_wait_s = queue_wait_s
         self._retry_after_s = retry_after_s
@@ -67,11 +71,13 @@ class Admission:
         else:
             await self._turn(started, deadline, gone)
         self._metrics.in_flight.labels(self._work).inc()
+        began = time.monotonic()
         try:
             # Work that nobody waits for any more is dropped before it costs compute.
             deadline.check("work began")
-            yield (time.monotonic() - started) * 1e3
+            yield (began - started) * 1e3
         finally:
+            self._held_s += _WEIGHT * (time.monotonic() - began - self._held_s)
             self._metrics.in_flight.labels(self._work).dec()
             self._hand_on()
 
@@ -81,9 +87,14 @@ class Admission:
             raise self._refused("queue_full", f"{len(self._waiting)} requests are waiting already")
         left_s = deadline.left_s()
         wait_s = min(self._queue_wait_s, left_s)
+        # Whoever would wait in vain is told at once, while the caller can still do something else.
+        expected_s = (len(self._waiting) + 1) * self._held_s / self._permits
+        if expected_s > self._queue_wait_s:
+            raise self._refused("queue_slow", f"a wait of {expected_s * 1e3:.0f} ms is to be expected")
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         place = (started + wait_s, turn)
         self._waiting.append(place)
+        self._metrics.waiting.labels(self._work).inc()
         leaving = None if gone is None else asyncio.ensure_future(gone())
         try:
             await asyncio.wait({turn} if leaving is None else {turn, leaving}, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
@@ -92,6 +103,7 @@ class Admission:
                 self._hand_on()
             raise
         finally:
+            self._metrics.waiting.labels(self._work).dec()
             if not turn.done():
                 self._waiting.remove(place)
                 turn.cancel()

@@ -44,10 +44,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 class Server:
     """A running service: `client` talks HTTP to it; `store` is what it reads."""
 
-    def __init__(self, settings: Settings, store: BehaviorStore) -> None:
+    def __init__(self, settings: Settings, store: BehaviorStore, clock: Callable[[], float] = lambda: NOW) -> None:
         self.store = store
         self.settings = settings
-        app = create_app(settings, store, clock=lambda: NOW)
+        app = create_app(settings, store, clock)
         self.app, self.models = app, app.state.models
         self._server = uvicorn.Server(
             uvicorn.Config(app, **server_options(settings, app.state.metrics) | {"port": 0, "log_level": "critical"})
