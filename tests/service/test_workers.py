@@ -1,0 +1,120 @@
+"""Several worker processes are one service: any of them reads what another stored, forgets whom another erased, and may die."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.conftest import Tiny
+from tests.service.redis_server import GivenServer, RedisServer
+
+SCORE = {"user_id": "u", "candidates": ["item-1"], "timestamp": 2_000_000_000}
+
+
+class Workers:
+    """A `dare serve --workers 2`, and which of its processes a connection reaches."""
+
+    def __init__(self, artifacts: Path, url: str) -> None:
+        command = [sys.executable, "-m", "service", "serve", "--artifacts", str(artifacts), "--store", url, "--port", "0", "--workers", "2"]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert self.process.stderr is not None
+        self.log = ""
+        for line in self.process.stderr:
+            self.log += line
+            if found := re.search(r"listening on port (\d+)", line):
+                self.url = f"http://127.0.0.1:{found[1]}"
+                return
+        raise AssertionError(self.log)
+
+    def children(self) -> list[int]:
+        """Process ids of the workers: those that listen."""
+        pids = map(int, Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split())
+        return sorted(pid for pid in pids if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes())
+
+    def client_of(self, pid: int) -> httpx.Client:
+        """A kept connection that this worker has accepted: the others stand still meanwhile."""
+        others = [other for other in self.children() if other != pid]
+        for other in others:
+            os.kill(other, signal.SIGSTOP)
+        try:
+            client = httpx.Client(base_url=self.url, timeout=30)
+            assert client.get("/livez").status_code == 200
+        finally:
+            for other in others:
+                os.kill(other, signal.SIGCONT)
+        return client
+
+
+@contextmanager
+def workers(tiny: Tiny, url: str) -> Iterator[Workers]:
+    running = Workers(tiny.artifacts, url)
+    try:
+        yield running
+    finally:
+        for pid in running.children() if running.process.poll() is None else []:
+            os.kill(pid, signal.SIGCONT)
+        running.process.kill()
+        assert running.process.stderr is not None
+        running.process.stderr.close()
+        running.process.wait()
+
+
+def length(client: httpx.Client) -> int:
+    answer = client.post("/v1/score", json=SCORE)
+    assert answer.status_code == 200 and answer.json()["degraded"] is False, answer.text
+    return int(answer.json()["sequence_length_used"])
+
+
+def test_two_workers_are_one_service(tiny: Tiny, redis_server: RedisServer | GivenServer) -> None:
+    with workers(tiny, redis_server.url) as running:
+        first, second = running.children()
+        with closing(running.client_of(first)) as one, closing(running.client_of(second)) as other:
+            for step in range(40):
+                writer, reader = (one, other) if step % 2 else (other, one)
+                new = {"user_id": "u", "item_id": f"item-{step}", "timestamp": 1000 + step, "event_id": step}
+                writer.post("/v1/behaviors", json={"behaviors": [new]}).raise_for_status()
+                assert length(reader) == step + 1, "an acknowledged behavior is read on every worker"
+            again = other.post("/v1/behaviors", json={"behaviors": [new]}).json()
+            assert (again["accepted"], again["duplicates"]) == (0, 1)
+            for client in (one, other):
+                assert 'dare_behaviors_total{outcome="accepted"} 40.0' in client.get("/metrics").text
+            assert one.delete("/v1/users/u").json()["erased"] == 40
+            assert length(other) == length(one) == 0
+            os.kill(second, signal.SIGKILL)
+            with pytest.raises(httpx.TransportError):
+                other.get("/livez")
+            while second in (now := running.children()) or len(now) < 2:
+                assert one.get("/readyz").status_code == 200
+            (third,) = set(now) - {first}
+            with closing(running.client_of(third)) as new_one:
+                assert length(new_one) == 0
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(30) == -signal.SIGTERM
+        for pid in (first, third):
+            assert not Path(f"/proc/{pid}").exists()
+
+
+@pytest.mark.faults
+def test_workers_end_with_the_process_that_started_them(tiny: Tiny, redis_server: RedisServer | GivenServer) -> None:
+    with workers(tiny, redis_server.url) as running:
+        pids = running.children()
+        running.process.kill()
+        deadline = time.monotonic() + 30
+        while any(Path(f"/proc/{pid}").exists() for pid in pids):
+            assert time.monotonic() < deadline
+
+
+def test_a_start_that_cannot_succeed_ends_with_its_reason(tmp_path: Path, redis_server: RedisServer | GivenServer) -> None:
+    options = ["--artifacts", str(tmp_path), "--store", redis_server.url, "--port", "0", "--workers", "2"]
+    done = subprocess.run([sys.executable, "-m", "service", "serve", *options], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2 and "CURRENT" in done.stderr and "a worker could not start" in done.stderr
