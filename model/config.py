@@ -39,6 +39,8 @@ class ModelConfig:
                 raise ValueError(f"{name} must be an integer in 1..1024, got {value!r}")
         if self.longest is not None and self.longest < 1:
             raise ValueError(f"longest must be at least 1 or None, got {self.longest!r}")
+        if not self.init_std > 0:
+            raise ValueError(f"init_std must be above 0, got {self.init_std!r}")
         if len(self.hidden) != 2 or min(self.hidden) < 1:
             raise ValueError(f"hidden must be two positive widths, got {self.hidden!r}")
 
@@ -74,12 +76,15 @@ class TrainConfig:
             "patience",
             "rows_per_step",
             "targets_per_chunk",
+            "min_item_count",
             "statistic_windows",
             "taste_width",
             "num_threads",
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)!r}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be at least 0, got {self.seed!r}")
         for name in ("learning_rate", "embedding_learning_rate"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)!r}")

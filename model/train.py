@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import copy
+import math
+import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import FrameType, TracebackType
 
 import numpy as np
 import torch
@@ -46,6 +50,10 @@ class CheckpointError(ValueError):
     """A checkpoint belongs to another configuration, other data, or cannot be read."""
 
 
+class DivergedError(ValueError):
+    """The loss is no longer a number; the message says at which step."""
+
+
 @dataclass(frozen=True, slots=True)
 class Trained:
     """A trained model in evaluation mode and how it came about: `curve` has one entry per validation."""
@@ -73,7 +81,8 @@ def train(
 
     The learning rates fall linearly to zero; validation happens `evaluations_per_epoch` times an epoch and the best state is kept.
 
-    Raises: CheckpointError when the checkpoint is of another configuration or data set; KeyboardInterrupt after the checkpoint is written.
+    Raises: CheckpointError when the checkpoint is of another configuration or data set; DivergedError; KeyboardInterrupt after the step
+    under way is whole and the checkpoint is written (a second Ctrl-C does not wait).
     """
     torch.set_num_threads(config.num_threads)
     torch.use_deterministic_algorithms(True)
@@ -82,7 +91,7 @@ def train(
     model = build(config, data)
     optimizer = _optimizer(model, config)
     state = _State()
-    fingerprint = {"config": asdict(config), "data": data.log.describe(), "rows": int(data.train.extra.size)}
+    fingerprint = {"config": asdict(config), "data": data.log.digest(), "rows": int(data.train.extra.size)}
     if checkpoint is not None and checkpoint.exists():
         _load(checkpoint, model, optimizer, state, fingerprint)
     per_step = max(1, config.rows_per_step // data.train.targets.candidate.shape[1])
@@ -95,24 +104,24 @@ def train(
     started = saved = time.monotonic()
     rows = 0
     model.train()
-    try:
+    with _Interrupts() as interrupts:
         while state.step < total and not state.finished:
             chunks = schedule[state.step]
             for group, rate in zip(optimizer.param_groups, (config.embedding_learning_rate, config.learning_rate), strict=True):
                 group["lr"] = rate * (1 - state.step / total)
             loss = _step(model, optimizer, data, chunks)
             state.step += 1
+            if not math.isfinite(loss):
+                raise DivergedError(f"training diverged: the loss is {loss} at step {state.step} of {total}; lower the learning rates")
             rows += sum(len(chunk) for chunk in chunks) * data.train.targets.candidate.shape[1]
             if state.step in evaluate_at:
                 _validate(model, data, config, state, loss)
             report(Progress(state.step, total, loss, rows / (time.monotonic() - started), state.best_auc))
-            if checkpoint is not None and time.monotonic() - saved > _CHECKPOINT_S:
+            if checkpoint is not None and (interrupts.heard or time.monotonic() - saved > _CHECKPOINT_S):
                 _save(checkpoint, model, optimizer, state, fingerprint)
                 saved = time.monotonic()
-    except KeyboardInterrupt:
-        if checkpoint is not None:
-            _save(checkpoint, model, optimizer, state, fingerprint)
-        raise
+            if interrupts.heard:
+                raise KeyboardInterrupt
     model.load_state_dict(state.best)
     model.eval()
     seconds = time.monotonic() - started
@@ -143,6 +152,29 @@ def evaluate_examples(
     label = examples.labels(np.arange(len(examples.chosen)))
     warm = vocabulary.item_row[candidate.reshape(-1)] > 1
     return evaluate(label, probability.reshape(-1), user, examples.never_seen.reshape(-1), warm)
+
+
+class _Interrupts:
+    """Hears Ctrl-C between steps: half a step in a checkpoint would make the resumed training another one. The second is not held back."""
+
+    def __init__(self) -> None:
+        self.heard = False
+        # Elsewhere than in the main thread, or where the host handles Ctrl-C itself, nothing changes.
+        self._ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+    def __enter__(self) -> _Interrupts:
+        if self._ours:
+            signal.signal(signal.SIGINT, self._hear)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if self.heard:
+            raise KeyboardInterrupt
+        self.heard = True
 
 
 def _epoch_rng(config: TrainConfig, epoch: int) -> np.random.Generator:
@@ -204,7 +236,9 @@ def _load(path: Path, model: DARE, optimizer: torch.optim.Adam, state: _State, f
     try:
         content = torch.load(path, weights_only=True)
     except Exception as error:
-        raise CheckpointError(f"{path}: not a readable checkpoint: {error}") from error
+        raise CheckpointError(f"{path}: not a readable checkpoint, use --fresh to start again: {error}") from error
+    if not isinstance(content, dict) or set(content) != {"fingerprint", "model", "optimizer", "state"}:
+        raise CheckpointError(f"{path}: not a checkpoint of a training; use --fresh to start again")
     if content["fingerprint"] != fingerprint:
         raise CheckpointError(f"{path}: the checkpoint is of another configuration or other data; use --fresh to start again")
     model.load_state_dict(content["model"])

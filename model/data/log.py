@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
@@ -46,6 +47,17 @@ class InteractionLog:
     def user_of_behavior(self) -> I64:
         """User code of every behavior: i64 [E]."""
         return np.repeat(np.arange(self.num_users, dtype=np.int64), np.diff(self.user_start))
+
+    def digest(self) -> str:
+        """Hash of everything that training reads: 32 hex digits; two logs with one digest are the same data."""
+        state = xxhash.xxh3_128()
+        for array in (self.user_start, self.item, self.timestamp, self.session, self.item_category):
+            state.update(array.tobytes())
+            state.update(b"|")
+        for ids in (self.user_id, self.item_id, self.category_id):
+            state.update("\0".join(ids).encode())
+            state.update(b"|")
+        return state.hexdigest()
 
     def describe(self) -> dict[str, object]:
         """Size and span of the log, as plain JSON values."""

@@ -1,0 +1,310 @@
+"""Training: the same bits for a seed, interrupted or not; early stopping; checkpoints of something else refused."""
+
+from __future__ import annotations
+
+import pickle
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+import model.train
+from model.config import ModelConfig, TrainConfig, paper_preset
+from model.data.log import InteractionLog
+from model.data.protocol import ProtocolConfig
+from model.data.tidy import read_tidy
+from model.dataset import Dataset, prepare, steps
+from model.evaluate import evaluate_runtime
+from model.metrics import auc
+from model.runtime import ScoringRuntime
+from model.train import CheckpointError, DivergedError, Progress, Trained, build, evaluate_examples, predict, train
+from tests.conftest import Tiny, tiny_config, write_tidy
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> InteractionLog:
+    return read_tidy(write_tidy(tmp_path_factory.mktemp("small"), users=15, items=80, categories=5, longest=140))
+
+
+CONFIG = replace(tiny_config(kept=8, hidden=(12, 6)), epochs=2, evaluations_per_epoch=2, rows_per_step=192, taste_width=4)
+
+
+@pytest.fixture(scope="module")
+def data(log: InteractionLog) -> Dataset:
+    return prepare(log, CONFIG)
+
+
+@pytest.fixture(scope="module")
+def whole(data: Dataset) -> Trained:
+    """Trained without interruption."""
+    return train(CONFIG, data)
+
+
+def same(first: Trained, second: Trained) -> bool:
+    one, other = first.model.state_dict(), second.model.state_dict()
+    return first.curve == second.curve and one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def after(steps_done: int, do: Callable[[], None]) -> Callable[[Progress], None]:
+    def report(progress: Progress) -> None:
+        if progress.step == steps_done:
+            do()
+
+    return report
+
+
+def ctrl_c() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(log: InteractionLog, whole: Trained) -> None:
+    assert same(whole, train(CONFIG, prepare(log, CONFIG)))
+    other = replace(CONFIG, seed=1)
+    assert not same(whole, train(other, prepare(log, other)))
+
+
+def test_it_learns(data: Dataset, whole: Trained) -> None:
+    labels = data.test.labels(np.arange(len(data.test.chosen)))
+    untrained = auc(labels, predict(build(CONFIG, data).eval(), data.log, data.vocabulary, data.test).reshape(-1))
+    trained = auc(labels, predict(whole.model, data.log, data.vocabulary, data.test).reshape(-1))
+    assert trained > 0.6 and trained > untrained + 0.05
+    assert not whole.model.training and whole.seconds > 0 and whole.rows_per_s > 0
+    assert [entry["step"] for entry in whole.curve] == sorted({int(entry["step"]) for entry in whole.curve}) and len(whole.curve) == 4
+
+
+@pytest.mark.parametrize("place", [1, 0.4, 0.5, -1, 0], ids=["first step", "two fifths", "half", "one before the last", "last step"])
+def test_interrupted_and_resumed_is_uninterrupted(data: Dataset, whole: Trained, tmp_path: Path, place: float) -> None:
+    total = int(whole.curve[-1]["step"])
+    step = round(place * total) if 0 < place < 1 else int(place) if place > 0 else total + int(place)
+    checkpoint = tmp_path / "deep" / "checkpoint.pt"
+    with pytest.raises(KeyboardInterrupt):
+        train(CONFIG, data, checkpoint, after(step, ctrl_c))
+    assert [path.name for path in checkpoint.parent.iterdir()] == ["checkpoint.pt"]
+    seen: list[int] = []
+    resumed = train(CONFIG, data, checkpoint, lambda progress: seen.append(progress.step))
+    assert seen == list(range(step + 1, total + 1))
+    assert same(resumed, whole)
+
+
+@pytest.fixture
+def hooked() -> Iterator[Callable[[Callable[[int], None]], None]]:
+    """Calls something inside every optimiser step, with the number of steps so far."""
+    handles = []
+
+    def install(do: Callable[[int], None]) -> None:
+        calls = iter(range(1, 10**6))
+        handles.append(register_optimizer_step_post_hook(lambda *_: do(next(calls))))
+
+    yield install
+    for handle in handles:
+        handle.remove()
+
+
+def test_ctrl_c_in_the_middle_of_a_step_keeps_whole_steps(
+    data: Dataset, whole: Trained, tmp_path: Path, hooked: Callable[[Callable[[int], None]], None]
+) -> None:
+    """The weights have moved but the step is not counted yet: a checkpoint of that moment would do the step twice."""
+    hooked(lambda step: ctrl_c() if step == 4 else None)
+    with pytest.raises(KeyboardInterrupt):
+        train(CONFIG, data, tmp_path / "c.pt")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert same(train(CONFIG, data, tmp_path / "c.pt"), whole)
+
+
+def test_a_second_ctrl_c_does_not_wait_and_leaves_the_last_checkpoint(
+    data: Dataset, whole: Trained, tmp_path: Path, hooked: Callable[[Callable[[int], None]], None]
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(CONFIG, data, tmp_path / "c.pt", after(3, ctrl_c))
+    before = (tmp_path / "c.pt").read_bytes()
+
+    def twice(step: int) -> None:
+        if step == 2:
+            ctrl_c()
+            ctrl_c()
+
+    hooked(twice)
+    with pytest.raises(KeyboardInterrupt):
+        train(CONFIG, data, tmp_path / "c.pt")
+    assert (tmp_path / "c.pt").read_bytes() == before
+    assert same(train(CONFIG, data, tmp_path / "c.pt"), whole)
+
+
+def test_killed_between_checkpoints_resumes_from_the_last(
+    data: Dataset, whole: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model.train, "_CHECKPOINT_S", -1.0)  # after every step
+
+    class PowerCut(BaseException):
+        pass
+
+    def cut() -> None:
+        raise PowerCut
+
+    with pytest.raises(PowerCut):
+        train(CONFIG, data, tmp_path / "c.pt", after(5, cut))
+    seen: list[int] = []
+    assert same(train(CONFIG, data, tmp_path / "c.pt", lambda progress: seen.append(progress.step)), whole)
+    assert seen[0] == 5, "the report comes before the checkpoint: step 5 is done again"
+
+
+def test_early_stopping_keeps_the_best(data: Dataset) -> None:
+    config = replace(CONFIG, epochs=40, evaluations_per_epoch=1, patience=2, learning_rate=0.05, embedding_learning_rate=0.1)
+    trained = train(config, data)
+    curve = [entry["validation_auc"] for entry in trained.curve]
+    assert len(curve) < 40 and len(curve) == int(np.argmax(curve)) + 1 + 2, "two worse validations end it"
+    probability = predict(trained.model, data.log, data.vocabulary, data.validation).reshape(-1)
+    assert auc(data.validation.labels(np.arange(len(data.validation.chosen))), probability) == max(curve) > curve[-1]
+
+
+def test_a_stopped_training_resumes_as_stopped(data: Dataset, tmp_path: Path) -> None:
+    config = replace(CONFIG, epochs=40, evaluations_per_epoch=1, patience=1, learning_rate=0.05, embedding_learning_rate=0.1)
+    plain = train(config, data)
+    last = int(plain.curve[-1]["step"])
+    with pytest.raises(KeyboardInterrupt):
+        train(config, data, tmp_path / "c.pt", after(last, ctrl_c))
+    seen: list[int] = []
+    assert same(train(config, data, tmp_path / "c.pt", lambda progress: seen.append(progress.step)), plain) and seen == []
+
+
+@pytest.fixture
+def checkpoint(data: Dataset, tmp_path: Path) -> Path:
+    with pytest.raises(KeyboardInterrupt):
+        train(CONFIG, data, tmp_path / "checkpoint.pt", after(2, ctrl_c))
+    return tmp_path / "checkpoint.pt"
+
+
+@pytest.mark.parametrize("change", [{"seed": 7}, {"epochs": 3}, {"learning_rate": 0.003}, {"model": replace(CONFIG.model, kept=9)}])
+def test_a_checkpoint_of_another_configuration_is_refused(data: Dataset, checkpoint: Path, change: dict[str, object]) -> None:
+    with pytest.raises(CheckpointError, match=rf"{checkpoint}: .*another configuration.*--fresh"):
+        train(replace(CONFIG, **change), data, checkpoint)  # type: ignore[arg-type]
+
+
+def test_a_checkpoint_of_other_data_is_refused_even_if_it_looks_alike(data: Dataset, checkpoint: Path) -> None:
+    """One purchase of another item: as many behaviors, users, items and the same times, yet another training."""
+    item = data.log.item.copy()
+    item[7] = (item[7] + 1) % 80
+    other = replace(data, log=replace(data.log, item=item))
+    assert other.log.describe() == data.log.describe()
+    with pytest.raises(CheckpointError, match="other data"):
+        train(CONFIG, other, checkpoint)
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", "cut", "list", "fewer"])
+def test_an_unreadable_checkpoint_is_refused_by_name(data: Dataset, checkpoint: Path, content: bytes | str) -> None:
+    whole = checkpoint.read_bytes()
+    if content == "list":
+        torch.save([1, 2], checkpoint)
+    elif content == "fewer":
+        kept = torch.load(checkpoint, weights_only=True)
+        torch.save({"fingerprint": kept["fingerprint"]}, checkpoint)
+    else:
+        checkpoint.write_bytes(whole[: len(whole) // 2] if isinstance(content, str) else content)
+    with pytest.raises(CheckpointError, match=rf"{checkpoint}: .*--fresh"):
+        train(CONFIG, data, checkpoint)
+
+
+def test_a_checkpoint_runs_no_code(data: Dataset, tmp_path: Path) -> None:
+    class Malicious:
+        def __reduce__(self) -> tuple[object, ...]:
+            return Path.touch, (tmp_path / "owned",)
+
+    (tmp_path / "c.pt").write_bytes(pickle.dumps(Malicious()))
+    with pytest.raises(CheckpointError):
+        train(CONFIG, data, tmp_path / "c.pt")
+    torch.save({"fingerprint": Malicious()}, tmp_path / "c.pt")
+    with pytest.raises(CheckpointError):
+        train(CONFIG, data, tmp_path / "c.pt")
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_diverged_training_says_so(data: Dataset) -> None:
+    config = replace(CONFIG, model=replace(CONFIG.model, init_std=1e30))
+    with pytest.raises(DivergedError, match=r"the loss is (nan|inf) at step \d+ of \d+; lower the learning rates"):
+        train(config, data)
+
+
+def test_the_published_recipe_trains_both_heads(log: InteractionLog) -> None:
+    config = replace(paper_preset(0), min_item_count=3, epochs=8, patience=8, rows_per_step=256, taste_width=4)
+    assert config.model.auxiliary_loss and not (config.model.mass or config.model.features or config.model.same_item_bonus)
+    assert (config.model.longest, config.model.kept, config.learning_rate, config.embedding_learning_rate) == (200, 20, 0.01, 0.01)
+    data = prepare(log, config)
+    assert data.train.extra.shape[2] == 0
+    assert np.bincount(data.train.targets.user[data.train.chosen]).max() <= 20
+    before, trained = build(config, data).state_dict(), train(config, data)
+    after = trained.model.state_dict()
+    moved = {name for name in after if not torch.equal(before[name], after[name])}
+    assert {"head.last.weight", "auxiliary_head.last.weight", "attn.item.weight", "repr.item.weight", "repr.recency.weight"} <= moved
+    assert not after["attn.item.weight"][0].any() and not after["repr.category.weight"][0].any(), "padding is never trained"
+    labels = data.test.labels(np.arange(len(data.test.chosen)))
+    assert auc(labels, predict(trained.model, log, data.vocabulary, data.test).reshape(-1)) > 0.55
+
+
+def test_prediction_is_the_same_row_by_row_and_leaves_the_mode_alone(data: Dataset, whole: Trained) -> None:
+    together = predict(whole.model, data.log, data.vocabulary, data.test)
+    rows = np.random.default_rng(0).permutation(len(data.test.chosen))[:12]
+    test = data.test
+    single = [replace(test, chosen=test.chosen[[r]], extra=test.extra[[r]], never_seen=test.never_seen[[r]]) for r in rows]
+    alone = [predict(whole.model, data.log, data.vocabulary, examples)[0] for examples in single]
+    np.testing.assert_allclose(alone, together[rows], atol=1e-6)
+    whole.model.train()
+    try:
+        np.testing.assert_array_equal(predict(whole.model, data.log, data.vocabulary, data.test), together)
+        assert whole.model.training
+    finally:
+        whole.model.eval()
+
+
+def test_what_is_served_is_evaluated_as_what_was_trained(tiny: Tiny) -> None:
+    probability = predict(tiny.trained.model, tiny.log, tiny.data.vocabulary, tiny.data.test)
+    expected = evaluate_examples(probability, tiny.data.test, tiny.data.vocabulary)
+    reported: list[tuple[int, int]] = []
+    found = evaluate_runtime(ScoringRuntime.load(tiny.artifacts), tiny.log, lambda done, total: reported.append((done, total)))
+    assert found.keys() == expected.keys() >= {"auc", "gauc", "log_loss", "ece", "auc_never_seen", "num_test"}
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, abs=2e-4 if name == "ece" else 2e-5)
+    assert reported[0][0] == 0 and reported[-1] == (found["num_test"], found["num_test"])
+
+
+def test_every_training_row_comes_once_an_epoch_beside_its_own_users(data: Dataset) -> None:
+    user = data.train.targets.user[data.train.chosen]
+    for size in (1, 7, 128):
+        chunks = data.train.chunks(size, np.random.default_rng(0))
+        assert sorted(np.concatenate(chunks).tolist()) == list(range(len(user)))
+        assert all(len(chunk) <= size and len(set(user[chunk].tolist())) == 1 for chunk in chunks)
+    first, again, other = ([c.tolist() for c in data.train.chunks(7, np.random.default_rng(seed))] for seed in (0, 0, 1))
+    assert first == again != other
+    taken = list(steps([np.arange(3)] * 7, 6))
+    assert [sum(map(len, step)) for step in taken] == [6, 6, 6, 3]
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: TrainConfig(epochs=0), "epochs must be at least 1, got 0"),
+        (lambda: TrainConfig(rows_per_step=-1), "rows_per_step.*-1"),
+        (lambda: TrainConfig(learning_rate=1.5), "learning_rate.*1.5"),
+        (lambda: TrainConfig(embedding_learning_rate=float("nan")), "embedding_learning_rate.*nan"),
+        (lambda: TrainConfig(seed=-1), "seed.*-1"),
+        (lambda: TrainConfig(min_item_count=0), "min_item_count.*0"),
+        (lambda: ModelConfig(kept=0), "kept must be an integer in 1..1024, got 0"),
+        (lambda: ModelConfig(attn_width=2000), "attn_width.*2000"),
+        (lambda: ModelConfig(longest=0), "longest.*0"),
+        (lambda: ModelConfig(hidden=(0, 3)), "hidden"),
+        (lambda: ModelConfig(init_std=0.0), "init_std.*0.0"),
+    ],
+)
+def test_an_impossible_configuration_is_refused_by_name(make: Callable[[], object], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        make()
+
+
+def test_presets_are_what_they_say() -> None:
+    assert TrainConfig().model.longest is None and TrainConfig().protocol.train_targets is None, "whole histories, all targets"
+    assert paper_preset(3).seed == paper_preset(3).protocol.seed == 3
+    assert ProtocolConfig().negatives == 2 and ProtocolConfig().first_target == 50
