@@ -11,7 +11,7 @@ from kernels.ranking import (
     pool_and_score,
     ranking_backends,
 )
-from kernels.search import ItemBonus, SearchKeys, search_backends, search_topk
+from kernels.search import ItemBonus, SearchKeys, approximate_backends, search_backends, search_topk
 
 __all__ = [
     "BehaviorRows",
@@ -22,6 +22,7 @@ __all__ = [
     "RankTables",
     "SearchKeys",
     "TargetRows",
+    "approximate_backends",
     "attention_weight",
     "lookup_backends",
     "lookup_rows",

@@ -9,9 +9,10 @@ import numpy.typing as npt
 
 from kernels.search import faiss_backend, numpy_backend, reference
 from kernels.search.arguments import SearchArguments, checked
+from kernels.search.faiss_index import APPROXIMATE, ApproximateBackend
 from kernels.search.keys import F32, I32, ItemBonus, SearchKeys
 
-__all__ = ["ItemBonus", "SearchKeys", "search_backends", "search_topk"]
+__all__ = ["ItemBonus", "SearchKeys", "approximate_backends", "search_backends", "search_topk"]
 
 _BACKENDS: dict[str, ModuleType] = {
     "numpy": numpy_backend,
@@ -23,6 +24,11 @@ _BACKENDS: dict[str, ModuleType] = {
 def search_backends() -> dict[str, tuple[bool, str]]:
     """Every backend, whether it can run here, and why or why not; the first that can is what "auto" uses."""
     return {name: backend.can_run() for name, backend in _BACKENDS.items()}
+
+
+def approximate_backends() -> dict[str, tuple[bool, str]]:
+    """The backends that may miss some of the best, for studies: used only where named, never by "auto"."""
+    return {name: backend.can_run() for name, backend in APPROXIMATE.items()}
 
 
 def search_topk(
@@ -46,20 +52,22 @@ def search_topk(
         attn_target_NA: f32 [N, A]. attn_behavior_LA: f32 [L, A] oldest first, or prepared `SearchKeys`.
         k: behaviors to keep, at least 1; may exceed L.
         bias_L: f32 [L]. valid_L: bool [L], False never competes. category_L: int32 [L] columns of category_score_NC, f32 [N, C].
-        backend: a name of `search_backends()`, or "auto". A backend asked for by name never falls back.
+        backend: "auto", which is exact, a name of `search_backends()`, all exact, or of `approximate_backends()`. A backend asked for
+            by name never falls back.
     Returns: index int32 [N, k] and score f32 [N, k], best first, ties newer (higher index) first; -1 and -inf past the valid behaviors.
     Raises: ValueError naming the argument and the value; RuntimeError when the named backend cannot run, with the reason.
     """
     arguments = checked(attn_target_NA, attn_behavior_LA, k, bias_L, valid_L, category_L, category_score_NC, bonus, num_threads)
-    return _chosen(backend, arguments).search(arguments)  # type: ignore[no-any-return]
+    return _chosen(backend, arguments).search(arguments)
 
 
-def _chosen(name: str, arguments: SearchArguments) -> ModuleType:
+def _chosen(name: str, arguments: SearchArguments) -> ModuleType | ApproximateBackend:
     if name == "auto":
         return next(module for module in _BACKENDS.values() if module.can_run(arguments)[0])
-    if name not in _BACKENDS:
-        raise ValueError(f"backend must be auto or one of {', '.join(_BACKENDS)}, got {name!r}")
-    able, reason = _BACKENDS[name].can_run(arguments)
+    named: dict[str, ModuleType | ApproximateBackend] = {**_BACKENDS, **APPROXIMATE}
+    if name not in named:
+        raise ValueError(f"backend must be auto or one of {', '.join(named)}, got {name!r}")
+    able, reason = named[name].can_run(arguments)
     if not able:
         raise RuntimeError(f"search backend {name!r} cannot run: {reason}")
-    return _BACKENDS[name]
+    return named[name]
