@@ -87,9 +87,10 @@ class Admission:
             raise self._refused("queue_full", f"{len(self._waiting)} requests are waiting already")
         left_s = deadline.left_s()
         wait_s = min(self._queue_wait_s, left_s)
-        # Whoever would wait in vain is told at once, while the caller can still do something else.
+        # Whoever would wait in vain is told at once, while the caller can still do something else. Half the longest wait is planned
+        # with: times vary, and who is told only at the end of the wait has lost most.
         expected_s = (len(self._waiting) + 1) * self._held_s / self._permits
-        if expected_s > self._queue_wait_s:
+        if expected_s > self._queue_wait_s / 2:
             raise self._refused("queue_slow", f"a wait of {expected_s * 1e3:.0f} ms is to be expected")
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         place = (started + wait_s, turn)
