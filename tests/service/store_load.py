@@ -1,0 +1,134 @@
+"""Callers of a service whose store is being broken: they score, and post each behavior until it is acknowledged."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import httpx
+import numpy as np
+
+from model.item_hash import hash_item_id
+from service.app import open_store
+from service.behavior_store import BehaviorStore
+from service.settings import Settings
+from tests.conftest import Tiny
+from tests.service.conftest import Server
+
+USERS = 6
+CANDIDATES = [f"item-{i}" for i in range(50)]
+
+
+@contextmanager
+def service_on(tiny: Tiny, url: str, **settings: object) -> Iterator[Server]:
+    """A service on the store of a URL, with the settings that users get."""
+    chosen = Settings(artifacts=tiny.artifacts, store=url, **settings)  # type: ignore[arg-type]
+    running = Server(chosen, open_store(url, chosen))
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer to a score request: when it was sent (monotonic s), how long it took, what came."""
+
+    at: float
+    ms: float
+    status: int
+    degraded: bool
+    length: int
+
+
+@dataclass
+class Load:
+    """Scoring and posting callers. `acknowledged[user]` are the event numbers answered with 200, in order; `refused` counts the 503s that
+    said when to come back; `answers` those to score requests."""
+
+    url: str
+    answers: list[Answer] = field(default_factory=list)
+    acknowledged: list[list[int]] = field(default_factory=lambda: [[] for _ in range(USERS)])
+    refused: int = 0
+    broken: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Two callers score and two post until the end of the block; what they post last is acknowledged before it is left."""
+        self._end = threading.Event()
+        threads = [threading.Thread(target=self._score, args=(part,)) for part in range(2)]
+        threads += [threading.Thread(target=self._post, args=(part,)) for part in range(2)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            self._end.set()
+            for thread in threads:
+                thread.join()
+        assert not self.broken, self.broken
+
+    def during(self, begin: float, end: float) -> list[Answer]:
+        """Answers to requests sent in this time."""
+        return [answer for answer in self.answers if begin <= answer.at < end]
+
+    def posted(self) -> int:
+        """Acknowledged behaviors."""
+        return sum(map(len, self.acknowledged))
+
+    def until_posted(self, more: int, patience_s: float = 60.0) -> None:
+        """Wait for so many more acknowledged behaviors."""
+        target, deadline = self.posted() + more, time.monotonic() + patience_s
+        while self.posted() < target:
+            assert time.monotonic() < deadline and not self.broken, (self.posted(), target, self.broken)
+            self._end.wait(0.005)
+
+    def _score(self, part: int) -> None:
+        with httpx.Client(base_url=self.url, timeout=30) as client:
+            step = 0
+            while not self._end.wait(0.004):
+                step += 1
+                user, sent = (part + step * 2) % USERS, time.monotonic()
+                ask = {"user_id": f"user{user}", "candidates": CANDIDATES, "timestamp": 2_000_000_000}
+                answer = client.post("/v1/score", json=ask)
+                took, body = (time.monotonic() - sent) * 1e3, answer.json()
+                self.answers.append(
+                    Answer(sent, took, answer.status_code, body.get("degraded", False), body.get("sequence_length_used", -1))
+                )
+
+    def _post(self, part: int) -> None:
+        with httpx.Client(base_url=self.url, timeout=30) as client:
+            event = 0
+            while not self._end.wait(0.002):
+                event += 1
+                user = part + 2 * (event % (USERS // 2))
+                posted = {
+                    "user_id": f"user{user}", "item_id": str(event), "timestamp": 1_600_000_000 + event, "event_id": str(event)
+                }  # fmt: skip
+                while (answer := client.post("/v1/behaviors", json={"behaviors": [posted]})).status_code != 200:
+                    if answer.status_code != 503 or "Retry-After" not in answer.headers:
+                        self.broken.append(f"{answer.status_code}: {answer.text}")
+                        return
+                    self.refused += 1
+                    time.sleep(0.01)
+                self.acknowledged[user].append(event)
+
+    def lost_and_doubled(self, store: BehaviorStore) -> tuple[int, int]:
+        """Acknowledged behaviors that the store does not hold, and those that it holds more than once; the rest must be in order."""
+        lost = doubled = 0
+        for user, events in enumerate(self.acknowledged):
+            held = store.read(f"user{user}")
+            wanted = {hash_item_id(str(event)) for event in events}
+            found, count = np.unique(held.item_hash, return_counts=True)
+            lost += len(wanted - set(found.tolist()))
+            doubled += int((count - 1).sum())
+            assert (np.diff(held.timestamp) >= 0).all()
+        return lost, doubled
+
+
+def p99(answers: list[Answer]) -> float:
+    """99th percentile of the times, ms."""
+    return float(np.percentile([answer.ms for answer in answers], 99))
