@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,12 +17,16 @@ from model.user_state import UserState
 U64 = npt.NDArray[np.uint64]
 _SEEDS = 50
 """Newest distinct behaviors whose neighbours are looked up."""
+_FLAT_ITEMS = 200_000
+"""Up to this many items all are compared (13 ms for 50 seeds); beyond, the lists of an inverted file that lie nearest."""
+_LISTS_READ = 32
 
 
 class Retrieval:
     """Items near the user's newest distinct behaviors in the representation table (cosine), those behaviors themselves, and popular items.
 
-    Only items with a row of their own are retrieved. faiss searches the neighbours where it is installed, NumPy otherwise.
+    Only items with a row of their own are retrieved. The neighbours come from faiss where it is installed (exact up to 200,000 items,
+    approximate beyond: inverted lists), from NumPy otherwise.
     """
 
     def __init__(self, catalogue: Catalogue, tables: RankTables) -> None:
@@ -35,12 +40,11 @@ class Retrieval:
         self._column[self._place] = np.arange(len(self._place))
         popularity = catalogue.statistic[self._place, ITEM_STATISTICS.index("log_share_30d")]
         self._popular = np.argsort(-popularity, kind="stable")
-        self._index = None
-        if importlib.util.find_spec("faiss") is not None and len(self._vector):
-            import faiss
+        self._index, self._reason = _index_of(self._vector)
 
-            self._index = faiss.IndexFlatIP(self._vector.shape[1])
-            self._index.add(self._vector)
+    def describe(self) -> dict[str, str]:
+        """What finds the neighbours, and why."""
+        return {"backend": "numpy" if self._index is None else "faiss", "reason": self._reason}
 
     def candidates(self, state: UserState, pool: int, exclude_seen: bool) -> U64:
         """Hashes of at most `pool` distinct items, the most promising sources first: u64."""
@@ -64,7 +68,34 @@ class Retrieval:
     def _neighbours(self, seeds: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
         size = min(size + 1, len(self._vector))
         if self._index is not None:
+            import faiss
+
+            # A pool of threads in each request would fight the other requests'.
+            faiss.omp_set_num_threads(1)
             found: npt.NDArray[np.int64] = self._index.search(self._vector[seeds], size)[1]
             return found
         similarity = self._vector[seeds] @ self._vector.T
         return np.argsort(-similarity, axis=1, kind="stable")[:, :size]
+
+
+def _index_of(vector: npt.NDArray[np.float32]) -> tuple[Any, str]:
+    """A faiss index over the vectors and what it is, or None and why not."""
+    if importlib.util.find_spec("faiss") is None:
+        return None, "NumPy, all items compared: faiss is not installed (extra: cpu or gpu)"
+    if len(vector) == 0:
+        return None, "no item has a row of its own"
+    import faiss
+
+    faiss.omp_set_num_threads(1)
+    size, width = vector.shape
+    index: Any
+    if size <= _FLAT_ITEMS:
+        index = faiss.IndexFlatIP(width)
+        index.add(vector)
+        return index, "faiss flat, all items compared"
+    lists = int(2 * size**0.5)
+    index = faiss.index_factory(width, f"IVF{lists},Flat", faiss.METRIC_INNER_PRODUCT)
+    index.train(vector[np.random.default_rng(0).choice(size, min(size, 50 * lists), replace=False)])
+    index.add(vector)
+    index.nprobe = min(_LISTS_READ, lists)
+    return index, f"faiss inverted lists, {index.nprobe} of {lists} read: approximate"

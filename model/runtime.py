@@ -191,6 +191,7 @@ class ScoringRuntime:
             "as_of": self.as_of,
             "search": {"asked": self._search, "backends": {name: list(why) for name, why in search_backends().items()}},
             "ranking": self._ranker.describe(),
+            "retrieval": self._retrieval.describe(),
             "lookup": {name: list(why) for name, why in lookup_backends().items()},
             "threads_per_request": self._threads,
         }
@@ -220,6 +221,7 @@ class ScoringRuntime:
             moment,
             self.catalogue.statistic[catalogue],
             taste_cosines(np.broadcast_to(profile, (size, *profile.shape)), taste.vector[catalogue]),
+            self.catalogue.popularity.at(catalogue, np.full(1, timestamp)),
         )
 
     def _kept(self, index_NK: I32, score_NK: F32, explain: int) -> Kept:
