@@ -26,6 +26,7 @@ from service.file_store import FileStore
 from service.memory_store import MemoryStore
 from service.metrics import Metrics
 from service.models import Models
+from service.open_inference import open_inference_router
 from service.request_context import RequestContext, on_http_exception, on_problem, on_store_full, on_store_unavailable
 from service.scorer import Scorer
 from service.settings import Settings
@@ -109,6 +110,7 @@ def create_app(settings: Settings, store: BehaviorStore | None = None, clock: Ca
     )
     app.state.models, app.state.metrics = models, metrics
     app.include_router(create_router(settings, callers, scorer, behaviors, models, metrics, clock))
+    app.include_router(open_inference_router(settings, callers, scorer, models, metrics, clock, lambda: drain.draining))
     app.include_router(console_router(callers, behaviors, models))
     _operations(app, models, opened, drain, metrics)
     document(app)

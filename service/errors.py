@@ -49,12 +49,15 @@ def problem_document(problem: Problem, request_id: str) -> dict[str, Any]:
     return content
 
 
-def problem_response(problem: Problem, request_id: str) -> Response:
-    """The problem document as a response."""
+def problem_response(problem: Problem, request_id: str, path: str = "") -> Response:
+    """The problem document as a response; below /v2 with the member `error` that clients of the Open Inference Protocol read."""
     headers = {} if problem.retry_after_s is None else {"Retry-After": str(problem.retry_after_s)}
     if problem.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    content = msgspec.json.encode(problem_document(problem, request_id))
+    document = problem_document(problem, request_id)
+    if path.startswith("/v2"):
+        document["error"] = problem.detail
+    content = msgspec.json.encode(document)
     return Response(content, problem.status, headers, media_type="application/problem+json")
 
 

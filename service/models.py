@@ -88,6 +88,15 @@ class Models:
             for version in versions(self._settings.artifacts)
         ]
 
+    @property
+    def name(self) -> str:
+        """The model's name in the Open Inference Protocol: `dare` unless the active artifact says otherwise."""
+        return str(self.active.runtime.config.get("name", "dare"))
+
+    def served_versions(self) -> list[str]:
+        """Versions that answer, the active one first."""
+        return list(dict.fromkeys(served.version for served in (self.active, self.canary) if served is not None))
+
     def previous(self) -> str | None:
         """The version that `rollback` would bring back."""
         version = previous_version(self._settings.artifacts)

@@ -57,7 +57,7 @@ class RequestContext:
             size = sum(len(name) + len(value) for name, value in scope["headers"])
             if size > self._max_header_bytes:
                 detail = f"the headers have {size} bytes, at most {self._max_header_bytes} are accepted"
-                await problem_response(Problem(431, detail), request_id)(scope, receive, send_with_id)
+                await problem_response(Problem(431, detail), request_id, scope["path"])(scope, receive, send_with_id)
             else:
                 await self._app(scope, receive, send_with_id)
         except Exception as error:
@@ -66,7 +66,7 @@ class RequestContext:
             if status is not None:
                 raise  # the answer has begun: all that is left is to cut the connection
             problem = Problem(500, "internal error; the log names it under this request_id")
-            await problem_response(problem, request_id)(scope, receive, send_with_id)
+            await problem_response(problem, request_id, scope["path"])(scope, receive, send_with_id)
         finally:
             route = scope.get("route")
             self._metrics.requests.labels(getattr(route, "path_format", "unmatched"), str(status or "aborted")).inc()
@@ -83,12 +83,12 @@ def _given_id(scope: Scope) -> str | None:
 async def on_problem(request: Request, error: Exception) -> Response:
     """A `Problem` as its document."""
     assert isinstance(error, Problem)
-    return problem_response(error, request_id_of(request))
+    return problem_response(error, request_id_of(request), request.url.path)
 
 
 async def on_store_full(request: Request, error: Exception) -> Response:
     """A full store refuses behaviors; scoring goes on."""
-    return problem_response(Problem(503, str(error), retry_after_s=5, kind="store-full"), request_id_of(request))
+    return problem_response(Problem(503, str(error), retry_after_s=5, kind="store-full"), request_id_of(request), request.url.path)
 
 
 async def on_store_unavailable(request: Request, error: Exception) -> Response:
@@ -97,7 +97,7 @@ async def on_store_unavailable(request: Request, error: Exception) -> Response:
     _log.warning("request %s: the store is unavailable: %s", request_id_of(request), error)
     problem = Problem(503, "the behavior store does not answer; sent again with its event_id a behavior is stored once", retry_after_s=1)
     problem.kind = "store-unavailable"
-    return problem_response(problem, request_id_of(request))
+    return problem_response(problem, request_id_of(request), request.url.path)
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:
@@ -106,7 +106,7 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     detail = {404: f"no such path: {request.url.path[:200]}", 405: f"{request.method} is not allowed here"}.get(
         error.status_code, str(error.detail)
     )
-    response = problem_response(Problem(error.status_code, detail), request_id_of(request))
+    response = problem_response(Problem(error.status_code, detail), request_id_of(request), request.url.path)
     for name, value in (error.headers or {}).items():
         response.headers[name] = value
     return response

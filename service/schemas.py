@@ -205,15 +205,16 @@ WIRE = [
 ]
 
 Wire = TypeVar("Wire", bound=Struct)
-_DECODERS: dict[type[Struct], msgspec.json.Decoder[Any]] = {
-    kind: msgspec.json.Decoder(kind) for kind in (ScoreRequest, BatchRequest, RecommendRequest, BehaviorsRequest)
-}
+_DECODERS = dict[type[Struct], msgspec.json.Decoder[Any]]()
 
 
 def decode(kind: type[Wire], body: bytes | Raw) -> Wire:
     """Decode a body. Raises: Problem 400 for what is not JSON, 422 naming pointer and value for what is not a `kind`."""
+    decoder = _DECODERS.get(kind)
+    if decoder is None:
+        decoder = _DECODERS[kind] = msgspec.json.Decoder(kind)
     try:
-        value: Wire = _DECODERS[kind].decode(body)
+        value: Wire = decoder.decode(body)
     except msgspec.ValidationError as error:
         raise _invalid(str(error), body) from None
     except msgspec.DecodeError as error:
@@ -241,18 +242,30 @@ def id_texts(values: list[str | int], pointer: str, field: str = "") -> list[str
 
 
 def _invalid(message: str, body: bytes | Raw) -> Problem:
+    try:
+        value: Any = msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        value = None
+    return _located(message, value)
+
+
+def wire_problem(error: msgspec.ValidationError, value: Any) -> Problem:
+    """The problem of a value that could not be converted to a wire struct: 422 naming pointer and value."""
+    return _located(str(error), value)
+
+
+def _located(message: str, value: Any) -> Problem:
     reason, _, path = message.rpartition(" - at `$") if " - at `$" in message else (message, "", "")
     reason = shown_reason(reason)
     pointer = "".join(f"/{part}" for part in re.findall(r"[^.\[\]`]+", path))
     detail = reason
     try:
-        value: Any = msgspec.json.decode(body)
         for part in pointer.split("/")[1:]:
             value = value[int(part)] if isinstance(value, list) else value[part]
         # A missing or unknown field is named by the reason; the object around it would only hide it.
         if not reason.startswith("Object "):
             detail = f"{reason}; got {shown(value)}"
-    except (msgspec.DecodeError, RecursionError, LookupError, ValueError, TypeError):
+    except (LookupError, ValueError, TypeError):
         # The value cannot be shown (a pointer such as /... for a mapping key): the reason and the pointer still name it.
         detail = reason
     return Problem(422, detail, pointer=pointer, kind="invalid-field")
