@@ -80,6 +80,29 @@ def data_movielens(source: RawSource, out: RawOut, skip_bad_rows: SkipBad = Fals
     public_set("MovieLens", write_movielens, source, out, skip_bad_rows, as_json)
 
 
+@data_app.command("synthetic")
+def data_synthetic(
+    out: RawOut,
+    users: Annotated[int, typer.Option("--users", min=1)] = 1500,
+    length: Annotated[int, typer.Option("--length", min=10, help="behaviors of each user")] = 2000,
+    items: Annotated[int, typer.Option("--items", min=31)] = 3600,
+    seed: Seed = 0,
+    moments: Annotated[int, typer.Option("--moments", min=1, help="times at which a user is offered items")] = 40,
+    candidates: Annotated[int, typer.Option("--candidates", min=1, help="items offered at a time")] = 5,
+    half_lives: Annotated[str, typer.Option("--half-lives", help="behaviors until relevance halves; inf: it never does")] = "90,300,900",
+    complement: Annotated[float, typer.Option("--complement", min=0, max=1, help="relevance of a topic's complement; 0: none")] = 0.6,
+    topics_per_category: Annotated[int, typer.Option("--topics-per-category", min=1, help="1: hard search finds all")] = 6,
+    slope: Annotated[float, typer.Option("--slope", min=0, help="how much relevance decides a label; 0: labels are noise")] = 2.25,
+    as_json: Json = False,
+) -> None:
+    """Write synthetic lifelong data with known relevance: which behaviors a search should find is in truth/."""
+    from service.commands.data import synthetic
+
+    sizes = {"users": users, "length": length, "items": items, "seed": seed, "moments": moments, "candidates": candidates}
+    nature = {"complement": complement, "topics_per_category": topics_per_category, "slope": slope}
+    synthetic(out, as_json, half_lives, **sizes, **nature)
+
+
 @data_app.command("check")
 def data_check(folder: Path, skip_bad_rows: SkipBad = False, as_json: Json = False) -> None:
     """Read a folder in the tidy format and describe it; bad rows are named by file, row and reason."""

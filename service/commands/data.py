@@ -9,8 +9,10 @@ from pathlib import Path
 from model.data.complete_journey import write_complete_journey
 from model.data.log import InteractionLog
 from model.data.raw_log import ReadReport
+from model.data.synthetic import write_synthetic
+from model.data.synthetic_world import SyntheticConfig
 from model.data.tidy import read_tidy
-from service.commands.terminal import byte_progress, console, emit, table
+from service.commands.terminal import byte_progress, console, emit, progress_bar, table
 
 
 def complete_journey(out: Path, seed: int) -> None:
@@ -37,6 +39,20 @@ def public_set(
     for line in (*report.bad_rows, *report.notes):
         console.print(line, markup=False)
     emit(asdict(report), as_json)
+
+
+def synthetic(out: Path, as_json: bool, half_lives: str, **options: int | float) -> None:
+    """See `dare data synthetic`."""
+    try:
+        lives = tuple(float(text) for text in half_lives.split(","))
+    except ValueError:
+        raise ValueError(f"half-lives must be numbers separated by commas, or inf, got {half_lives!r}") from None
+    config = SyntheticConfig(half_lives=lives, **options)  # type: ignore[arg-type]
+    with progress_bar() as bar:
+        task = bar.add_task("users", total=config.users, note="")
+        written = write_synthetic(config, out, lambda done, of: bar.update(task, completed=done, total=of))
+    table(f"synthetic world in {out}", [dict(written)])
+    emit(written, as_json)
 
 
 def check(folder: Path, skip_bad_rows: bool, as_json: bool) -> None:
