@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.data.log import InteractionLog
-from model.data.protocol import TEST, TRAIN, ProtocolConfig, split_targets, training_period_mask
+from model.data.protocol import TEST, TRAIN, ProtocolConfig, Targets, split_targets, training_period_mask
 from model.history_index import HistoryIndex
 from model.metrics import evaluate
 
@@ -14,18 +14,25 @@ _MAX_TRAIN_ROWS = 600_000
 
 
 def counts_baseline(
-    log: InteractionLog, config: ProtocolConfig, longest: int | None = None, seed: int = 0, min_item_count: int = 5
+    log: InteractionLog,
+    config: ProtocolConfig,
+    longest: int | None = None,
+    seed: int = 0,
+    min_item_count: int = 5,
+    targets: Targets | None = None,
 ) -> dict[str, float | int]:
     """Figures of `model.metrics.evaluate` for the baseline on the protocol's test rows.
 
     Inputs: whether the user has taken the item, log counts of the item and its category in the history, log shares of the item and its
     category in the training period, log history length. Where there are more than 600,000 training rows, a seeded sample of targets is
-    used. `longest` cuts histories to their newest behaviors; `min_item_count` is the model's, for the figure on warm items.
+    used. `longest` cuts histories to their newest behaviors; `min_item_count` is the model's, for the figure on warm items; `targets` in
+    place of the protocol's drawn ones.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
-    targets = split_targets(log, config)
+    if targets is None:
+        targets = split_targets(log, config)
     known = training_period_mask(log, config)
     category = np.where(log.item_category >= 0, log.item_category, len(log.category_id)).astype(np.int64)
     user = log.user_of_behavior()

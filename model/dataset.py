@@ -138,13 +138,16 @@ class Dataset:
     test: Examples
 
 
-def prepare(log: InteractionLog, config: TrainConfig, progress: Callable[[str], None] = lambda text: None) -> Dataset:
-    """Targets, vocabulary and features of one log, deterministic for a config.
+def prepare(
+    log: InteractionLog, config: TrainConfig, progress: Callable[[str], None] = lambda text: None, targets: Targets | None = None
+) -> Dataset:
+    """Targets, vocabulary and features of one log, deterministic for a config. `targets` in place of the protocol's drawn ones.
 
     The world of a training row (item statistics, taste vectors) comes from the behaviors before the window its target lies in, so that no
     target is inside its own statistics; validation and test rows take it from the whole training period.
     """
-    targets = split_targets(log, config.protocol)
+    if targets is None:
+        targets = split_targets(log, config.protocol)
     known = training_period_mask(log, config.protocol)
     source = FeatureSource(log, config.model.longest, config.taste_width, config.seed)
     place = source.place()

@@ -9,7 +9,7 @@ import numpy as np
 
 from model.config import TrainConfig, from_dict
 from model.data.log import InteractionLog
-from model.data.protocol import TEST, split_targets
+from model.data.protocol import TEST, Targets, split_targets
 from model.item_hash import hash_item_ids
 from model.metrics import evaluate
 from model.runtime import ScoringRuntime
@@ -22,15 +22,19 @@ def train_config(runtime: ScoringRuntime) -> TrainConfig:
 
 
 def evaluate_runtime(
-    runtime: ScoringRuntime, log: InteractionLog, report: Callable[[int, int], None] = lambda done, total: None
+    runtime: ScoringRuntime,
+    log: InteractionLog,
+    report: Callable[[int, int], None] = lambda done, total: None,
+    targets: Targets | None = None,
 ) -> dict[str, Any]:
     """Figures of `model.metrics.evaluate` on the test rows of the artifact's own protocol.
 
     Each target is one request with the history that ends before its session; a user's history is extended from target to target.
 
-    Args: `report` is called with (targets done, targets in all).
+    Args: `report` is called with (targets done, targets in all); `targets` in place of the protocol's drawn ones.
     """
-    targets = split_targets(log, train_config(runtime).protocol)
+    if targets is None:
+        targets = split_targets(log, train_config(runtime).protocol)
     rows = np.flatnonzero(targets.split == TEST)
     rows = rows[np.lexsort((targets.history_end[rows], targets.user[rows]))]
     item_hash = hash_item_ids(log.item_id)

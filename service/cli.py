@@ -17,6 +17,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="Get data, or look at a folder in the tidy format.")
 app.add_typer(data_app, name="data")
+study_app = typer.Typer(no_args_is_help=True, help="Measure what a model does.")
+app.add_typer(study_app, name="study")
 
 DataDir = Annotated[Path, typer.Option("--data", help="folder in the tidy format (docs/data.md)", show_default=False)]
 Artifacts = Annotated[Path, typer.Option("--artifacts", help="directory of model versions")]
@@ -26,6 +28,7 @@ SkipBad = Annotated[bool, typer.Option("--skip-bad-rows", help="leave bad rows o
 RawSource = Annotated[Path, typer.Argument(help="the published file, unpacked, or the folder that holds it", show_default=False)]
 RawOut = Annotated[Path, typer.Option("--out", help="folder to write", show_default=False)]
 RawActions = Annotated[str, typer.Option("--actions", help="actions to keep, separated by commas")]
+Impressions = Annotated[bool, typer.Option("--impressions", help="targets from impressions.parquet with its labels, instead of drawn ones")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="seed of everything random")]
 Store = Annotated[str, typer.Option("--store", help="behavior store: memory:, file:DIR or redis://HOST:PORT/DB")]
 Host = Annotated[str, typer.Option("--host", envvar="HOST", help="address to listen on")]
@@ -121,6 +124,8 @@ def train(
         int | None, typer.Option("--longest", min=1, help="use only the newest behaviors of a history; default: the preset's")
     ] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="passes over the training targets; default: the preset's")] = None,
+    kept: Annotated[int | None, typer.Option("--kept", min=1, help="behaviors that search keeps; default: the preset's")] = None,
+    impressions: Impressions = False,
     threads: Annotated[
         int, typer.Option("--threads", min=1, help="threads of training; more than one helps only on an otherwise idle machine")
     ] = 1,
@@ -131,7 +136,7 @@ def train(
     """Train DARE and add it to the artifacts as the current version. Ctrl-C keeps a checkpoint; the same command resumes."""
     from service.commands.training import train_command
 
-    train_command(data, out, preset, seed, longest, epochs, threads, fresh, skip_bad_rows, as_json)
+    train_command(data, out, preset, seed, longest, epochs, kept, impressions, threads, fresh, skip_bad_rows, as_json)
 
 
 @app.command()
@@ -140,13 +145,29 @@ def evaluate(
     artifacts: Artifacts = Path("artifacts"),
     version: Version = None,
     counts: Annotated[bool, typer.Option("--counts", help="also the counts baseline on the very same rows")] = False,
+    impressions: Impressions = False,
     skip_bad_rows: SkipBad = False,
     as_json: Json = False,
 ) -> None:
     """Score the test rows with the artifact as it is served, without torch."""
     from service.commands.evaluation import evaluate_command
 
-    evaluate_command(data, artifacts, version, counts, skip_bad_rows, as_json)
+    evaluate_command(data, artifacts, version, counts, impressions, skip_bad_rows, as_json)
+
+
+@study_app.command("search-quality")
+def study_search_quality(
+    data: DataDir,
+    artifacts: Annotated[Path | None, typer.Option("--artifacts", help="directory of model versions; without: the bounds alone")] = None,
+    version: Version = None,
+    kept: Annotated[int, typer.Option("--kept", min=1, help="behaviors to keep, without --artifacts")] = 20,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Compare what a model's search keeps with the known relevance of `dare data synthetic`, beside an oracle and simple rules."""
+    from service.commands.study import search_quality_command
+
+    search_quality_command(data, artifacts, version, kept, seed, as_json)
 
 
 @app.command()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from model.config import PRESETS, TrainConfig
+from model.data.impressions import impression_targets
 from model.dataset import Dataset, prepare
 from model.export import export
 from model.train import Progress, Trained, evaluate_examples, predict, train
@@ -21,6 +22,8 @@ def train_command(
     seed: int,
     longest: int | None,
     epochs: int | None,
+    kept: int | None,
+    impressions: bool,
     threads: int,
     fresh: bool,
     skip_bad_rows: bool,
@@ -34,22 +37,31 @@ def train_command(
         config = replace(config, model=replace(config.model, longest=longest))
     if epochs is not None:
         config = replace(config, epochs=epochs)
-    emit(train_on(data, out, config, fresh, skip_bad_rows), as_json)
+    if kept is not None:
+        config = replace(config, model=replace(config.model, kept=kept))
+    emit(train_on(data, out, config, fresh, skip_bad_rows, impressions), as_json)
 
 
-def train_on(folder: Path, out: Path, config: TrainConfig, fresh: bool = False, skip_bad_rows: bool = False) -> dict[str, Any]:
-    """Train on a tidy folder and export; returns what happened, as plain JSON values."""
+def train_on(
+    folder: Path, out: Path, config: TrainConfig, fresh: bool = False, skip_bad_rows: bool = False, impressions: bool = False
+) -> dict[str, Any]:
+    """Train on a tidy folder and export; returns what happened, as plain JSON values.
+
+    Args: `impressions` takes the logged impressions with their labels as targets, instead of behaviors and drawn negatives.
+    """
     log = read(folder, skip_bad_rows)
     checkpoint = out / ".training" / "checkpoint.pt"
     if fresh:
         checkpoint.unlink(missing_ok=True)
     with console.status("preparing") as status:
-        dataset = prepare(log, config, lambda text: status.update(f"preparing: {text}"))
+        targets = impression_targets(folder, log, config.protocol) if impressions else None
+        dataset = prepare(log, config, lambda text: status.update(f"preparing: {text}"), targets)
     console.print(f"{len(dataset.train.chosen):,} training targets of {log.num_users:,} users, {dataset.vocabulary.num_items:,} item rows")
     trained = _with_progress(config, dataset, checkpoint)
     with console.status("scoring the test rows"):
         test = evaluate_examples(predict(trained.model, log, dataset.vocabulary, dataset.test), dataset.test, dataset.vocabulary)
     metrics = {"test": test, "curve": trained.curve, "seconds": round(trained.seconds, 1), "rows_per_s": round(trained.rows_per_s)}
+    metrics["targets"] = "impressions" if impressions else "drawn"
     version = export(trained.model, dataset, config, metrics, out)
     checkpoint.unlink(missing_ok=True)
     table(f"{version} on the test rows", [test])
