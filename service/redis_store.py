@@ -302,6 +302,9 @@ def _user_of(key: bytes | str) -> str:
 
 
 def _packed(behaviors: list[NewBehavior]) -> bytes:
+    for behavior in behaviors:
+        if not 0 <= behavior.timestamp < 2**32:
+            raise ValueError(f"user {behavior.user_id!r}: timestamp {behavior.timestamp} is not in 0 to 2^32 - 1")
     rows = np.zeros(len(behaviors), RECORD)
     rows["item_hash"] = [behavior.item_hash for behavior in behaviors]
     rows["timestamp"] = [behavior.timestamp for behavior in behaviors]

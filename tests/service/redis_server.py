@@ -52,11 +52,21 @@ class RedisServer:
         """What a store is opened with."""
         return f"redis://127.0.0.1:{self.port}/0"
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         """Start it and wait until it has read its files and answers."""
         options = [part for name, value in self._options.items() for part in (f"--{name.replace('_', '-')}", value)]
         self._process = subprocess.Popen(
-            [self._program, "--port", str(self.port), "--dir", self._folder, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [self._program, "--port", str(self.port), "--dir", self._folder, *options],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            # SIGXFSZ stays ignored, so that a file that may not grow is an error to the server, as a full disk is, and not its end.
+            restore_signals=False,
         )
         deadline = time.monotonic() + PATIENCE_S
         while True:

@@ -158,6 +158,8 @@ def test_what_another_version_or_nobody_wrote_is_named(redis_server: AnyServer, 
 def test_times_that_do_not_fit_are_refused(opened: Any, times: list[int]) -> None:
     with pytest.raises(ValueError, match=str(times[0])):
         opened().load("u", np.zeros(2, np.uint64), np.array(times))
+    with pytest.raises(ValueError, match=str(times[0] if times[0] < 0 else times[1])):
+        opened().append([NewBehavior("u", 1, time, None) for time in times])
 
 
 def test_no_command_reaches_across_users_on_a_cluster() -> None:
