@@ -1,0 +1,150 @@
+"""The Python client against a real server, and against servers that refuse, vanish and stay away."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service import client as module
+from service.client import AsyncClient, Behavior, Client, DareError, RetryBudget
+from tests.conftest import Tiny
+from tests.service.conftest import NOW, Server
+
+
+def url_of(server: Server) -> str:
+    return str(server.client.base_url)
+
+
+def test_it_imports_nothing_else_of_the_project() -> None:
+    tree = ast.parse(Path(module.__file__).read_text())
+    imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    imported |= {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
+    assert not any(name and name.split(".")[0] in ("service", "model", "kernels") for name in imported)
+
+
+def test_every_method_over_http(server: Server, tiny: Tiny) -> None:
+    user, items = tiny.log.user_id[0], ["item-1", "never heard of"]
+    with Client(url_of(server), timeout_s=30) as dare:
+        scores = dare.score(user, items, timestamp=NOW, explain=2)
+        own = server.client.post("/v1/score", json={"user_id": user, "candidates": items, "timestamp": NOW}).json()
+        assert scores.scores == own["scores"] and scores.unknown_candidates == [1] and len(scores.explanations[0]) == 2
+        assert len(dare.recommend(user, 5, timestamp=NOW).items) == 5
+        bought = [Behavior("client/1", "item-1", 5, "e1"), Behavior("client/1", "item-2", 6, "e2")]
+        assert dare.append(bought).accepted == 2 and dare.append(bought).duplicates == 2
+        history = dare.history("client/1", 1)
+        assert (history.sequence_length, [behavior.item_id for behavior in history.behaviors]) == (2, ["item-2"])
+        assert [behavior.timestamp for behavior in dare.history("client/1", before=6).behaviors] == [5]
+        assert dare.erase("client/1") == 2
+        with pytest.raises(DareError, match="length >= 1") as raised:
+            dare.score(user, [])
+        assert raised.value.status == 422 and raised.value.request_id == raised.value.problem["request_id"]
+
+
+def test_every_method_asynchronously(server: Server, tiny: Tiny) -> None:
+    async def talk() -> None:
+        async with AsyncClient(url_of(server), timeout_s=30) as dare:
+            several = await asyncio.gather(*(dare.score(tiny.log.user_id[0], ["item-1"], timestamp=NOW) for _ in range(8)))
+            assert len({answer.scores[0] for answer in several}) == 1
+            assert len((await dare.recommend(tiny.log.user_id[0], 5, timestamp=NOW)).items) == 5
+            assert (await dare.append([Behavior("client/2", "item-1", 5)])).accepted == 1
+            assert (await dare.history("client/2")).sequence_length == 1
+            assert await dare.erase("client/2") == 1
+            with pytest.raises(DareError):
+                await dare.score("u", [])
+
+    asyncio.run(talk())
+
+
+FULL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 0\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+APPENDED = b'HTTP/1.1 200 OK\r\nContent-Length: 29\r\nConnection: close\r\n\r\n{"accepted":1,"duplicates":0}'
+
+
+class Scripted:
+    """A server that answers its connections with what it is given, one after the other; b"" cuts the connection after the request."""
+
+    def __init__(self, answers: list[bytes]) -> None:
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        self.asked = 0
+        self._answers = answers
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        for answer in self._answers:
+            connection, _ = self._listening.accept()
+            with connection:
+                if not connection.recv(65_536):
+                    return
+                self.asked += 1
+                connection.sendall(answer)
+
+    def close(self) -> None:
+        with socket.create_connection(self._listening.getsockname()):
+            pass
+        self._thread.join()
+        self._listening.close()
+
+
+@contextmanager
+def scripted(*answers: bytes) -> Iterator[Scripted]:
+    server = Scripted([*answers, b""])
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def test_a_refused_request_is_sent_again() -> None:
+    with scripted(FULL, FULL, APPENDED) as server, Client(server.url, timeout_s=30) as dare:
+        assert dare.append([Behavior("u", "i", 1)]).accepted == 1
+        assert server.asked == 3
+
+
+def test_after_four_refusals_it_gives_up() -> None:
+    with scripted(*[FULL] * 4) as server, Client(server.url, timeout_s=30) as dare:
+        with pytest.raises(DareError, match="503"):
+            dare.append([Behavior("u", "i", 1, "e")])
+        assert server.asked == 4
+
+
+def test_what_may_have_been_stored_is_sent_again_only_with_event_ids() -> None:
+    with scripted(b"", APPENDED) as server, Client(server.url, timeout_s=30) as dare:
+        assert dare.append([Behavior("u", "i", 1, "e")]).accepted == 1
+        assert server.asked == 2
+    with scripted(b"") as server, Client(server.url, timeout_s=30) as dare:
+        with pytest.raises(httpx.TransportError):
+            dare.append([Behavior("u", "i", 1, "e"), Behavior("u", "i", 1)])
+        assert server.asked == 1
+
+
+def test_a_service_that_is_not_there_is_an_error_of_the_transport() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    with Client(url, timeout_s=5) as dare, pytest.raises(httpx.ConnectError):
+        dare.score("u", ["i"])
+
+
+def test_a_wait_longer_than_the_callers_time_is_not_begun() -> None:
+    later = FULL.replace(b"Retry-After: 0", b"Retry-After: 60")
+    with scripted(later) as server, Client(server.url, timeout_s=5) as dare:
+        with pytest.raises(DareError, match="503"):
+            dare.score("u", ["i"])
+        assert server.asked == 1
+
+
+def test_retries_are_a_share_of_the_requests() -> None:
+    budget = RetryBudget(share=0.125, saved=2.0)
+    with scripted(*[FULL] * 12) as server, Client(server.url, timeout_s=30, budget=budget) as dare:
+        for _ in range(9):
+            with pytest.raises(DareError):
+                dare.score("u", ["i"])
+        assert server.asked == 9 + 3, "two saved up, one earned"
