@@ -8,7 +8,8 @@ import numpy as np
 
 from model.artifact import Artifact, ArtifactError
 from model.config import ModelConfig, from_dict
-from model.features import FEATURE_NAMES, ITEM_STATISTICS
+from model.features import FEATURE_NAMES, ITEM_STATISTICS, POPULARITY_DAYS
+from model.popularity import DAYS
 from model.recency import NUM_BUCKETS
 
 _CONFIG_KEYS = ("model", "train", "feature_names", "data", "as_of")
@@ -29,7 +30,7 @@ def check_layout(artifact: Artifact) -> ModelConfig:
             f"{artifact.path}/config.json: trained with other features than this program computes ({odd[0]}); train it again"
         )
     items, rows, categories = (len(artifact.array(name)) for name in ("item_hash", "attn_item", "attn_category"))
-    kinds = len(artifact.array("category_row"))
+    kinds, days = len(artifact.array("category_row")), len(artifact.array("popularity_key"))
     inputs = 3 * 3 * config.repr_width + 1 + len(features)
     first, second = config.hidden
     shapes: dict[str, tuple[str, tuple[int | None, ...]]] = {
@@ -40,6 +41,11 @@ def check_layout(artifact: Artifact) -> ModelConfig:
         "item_statistic": ("float32", (items + 1, len(ITEM_STATISTICS))),
         "taste_vector": ("float32", (items + 1, None)),
         "taste_weight": ("float32", (items + 1,)),
+        "popularity_key": ("int64", (days,)),
+        "popularity_count": ("float32", (days,)),
+        "popularity_decayed": ("float32", (days, len(POPULARITY_DAYS))),
+        "popularity_first_day": ("int64", (1,)),
+        "popularity_total": ("float32", (None, len(POPULARITY_DAYS))),
         "same_item_bonus": ("float32", (1,)),
         "head_w1": ("float32", (inputs, first)),
         "head_b1": ("float32", (first,)),
@@ -62,7 +68,19 @@ def check_layout(artifact: Artifact) -> ModelConfig:
         start = artifact.array(f"{name}_start")
         if start[0] != 0 or start[-1] != len(artifact.array(name)) or (start[1:] < start[:-1]).any():
             raise ArtifactError(f"{artifact.path}/{name}_start.npy: does not ascend from 0 to the size of {name}.npy")
+    _check_popularity(artifact)
     return config
+
+
+def _check_popularity(artifact: Artifact) -> None:
+    """Items and days ascend, and the totals cover every day from the first to the last."""
+    key, first = artifact.array("popularity_key"), int(artifact.array("popularity_first_day")[0])
+    if (key[1:] <= key[:-1]).any():
+        raise ArtifactError(f"{artifact.path}/popularity_key.npy: does not ascend")
+    day = key % DAYS
+    found, days = len(artifact.array("popularity_total")), int(day.max()) + 1 - int(day.min()) if len(day) else 0
+    if found != days or first != (int(day.min()) if len(day) else 0):
+        raise ArtifactError(f"{artifact.path}/popularity_total.npy: must hold {days} days, holds {found} from day {first} on")
 
 
 def _config(artifact: Artifact) -> ModelConfig:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from kernels import HashIndex, lookup_rows
 from model.artifact import Artifact, ArtifactError
+from model.popularity import PopularityClock
 from model.taste import TasteTable
 
 
@@ -32,6 +33,8 @@ class Catalogue:
         self.category_row: npt.NDArray[np.int32] = artifact.array("category_row")
         self.statistic: npt.NDArray[np.float32] = artifact.array("item_statistic")
         self.taste = TasteTable(artifact.array("taste_vector"), artifact.array("taste_weight"))
+        clock = (artifact.array(f"popularity_{name}") for name in ("key", "count", "decayed", "first_day", "total"))
+        self.popularity = PopularityClock(len(self.item_hash), *clock)
         self._id, self._id_start = artifact.array("item_id"), artifact.array("item_id_start")
         self._text, self._text_start = artifact.array("item_text"), artifact.array("item_text_start")
         size = len(self.item_hash)

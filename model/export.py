@@ -44,7 +44,7 @@ def export(model: DARE, data: Dataset, config: TrainConfig, metrics: dict[str, A
     category = np.where(log.item_category >= 0, log.item_category, len(log.category_id))
     category_row = np.ones(len(log.category_id) + 1, dtype=np.int32)
     category_row[category] = vocabulary.category_row
-    taste = data.world.taste
+    taste, popularity = data.world.taste, data.world.popularity.reordered(order)
     arrays: dict[str, npt.NDArray[Any]] = {
         "item_hash": item_hash,
         "item_row": np.append(vocabulary.item_row[order], 1).astype(np.int32),
@@ -53,6 +53,7 @@ def export(model: DARE, data: Dataset, config: TrainConfig, metrics: dict[str, A
         "item_statistic": data.world.statistic[np.append(order, last)],
         "taste_vector": np.concatenate([taste.vector[order], np.zeros((1, taste.vector.shape[1]), np.float32)]),
         "taste_weight": np.append(taste.weight[order], 0).astype(np.float32),
+        **{f"popularity_{name}": getattr(popularity, name) for name in ("key", "count", "decayed", "first_day", "total")},
         "same_item_bonus": np.array([0.0 if model.search.bonus is None else model.search.bonus.item()], dtype=np.float32),
         **{f"{which}_{name}": _table(model, which, name) for which in ("attn", "repr") for name in ("item", "category", "recency")},
         **{f"head_{name}": getattr(head, name) for name in ("w1", "b1", "w2", "b2", "w3")},

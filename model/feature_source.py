@@ -20,6 +20,7 @@ from model.features import (
     taste_cosines,
 )
 from model.history_index import HistoryIndex
+from model.popularity import PopularityClock
 from model.recency import MAX_LENGTH
 from model.statistics import item_statistics
 from model.taste import TasteTable, fit_taste
@@ -27,15 +28,18 @@ from model.taste import TasteTable, fit_taste
 I64 = npt.NDArray[np.int64]
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
-_ROWS = 30_000
+_ROWS = 1_500
+"""Targets at a time: few enough for the cumulative profiles of their users to stay in the processor's cache."""
 
 
 @dataclass(frozen=True, slots=True)
 class FrozenWorld:
-    """What is known about items at one moment: `statistic` f32 [I + 1, S] (row I: an item nobody knows) and taste vectors."""
+    """What a set of behaviors says about items: `statistic` f32 [I + 1, S] (row I: an item nobody knows), taste vectors, popularity at any
+    moment."""
 
     statistic: F32
     taste: TasteTable
+    popularity: PopularityClock
 
 
 class FeatureSource:
@@ -60,7 +64,9 @@ class FeatureSource:
         user, item = self._user[known], self._item[known]
         categories = np.append(self._log.item_category, -1).astype(np.int64)
         statistic = item_statistics(user, item, self._log.timestamp[known], categories, len(self._log.category_id))
-        return FrozenWorld(statistic, fit_taste(user, item, len(self._log.item_id), self._taste_width, self._seed))
+        num_items = len(self._log.item_id)
+        popularity = PopularityClock.build(item, self._log.timestamp[known], num_items)
+        return FrozenWorld(statistic, fit_taste(user, item, num_items, self._taste_width, self._seed), popularity)
 
     def features(self, targets: Targets, chosen: npt.NDArray[np.intp], world: FrozenWorld) -> F32:
         """Features of the targets `chosen` [T]: f32 [T, C, len(FEATURE_NAMES)]."""
@@ -80,10 +86,10 @@ class FeatureSource:
         start_T = np.maximum(self._log.user_start[user_T], end_T - self._longest)
         taste_MS = self._taste(start_T, end_T, candidate, world.taste)
         user, start, end = (np.repeat(value, candidates) for value in (user_T, start_T, end_T))
-        item = candidate.reshape(-1)
+        item, now = candidate.reshape(-1), np.repeat(targets.timestamp[chosen], candidates)
         moment = UserMoment(
             length=(end - start).astype(np.float64),
-            now_s=np.repeat(targets.timestamp[chosen], candidates).astype(np.float64),
+            now_s=now.astype(np.float64),
             newest_s=np.where(end > start, self._log.timestamp[np.maximum(end - 1, 0)], 0).astype(np.float64),
             activity=self._activity_between(user, start, end),
             distinct=self._items.distinct(start, end),
@@ -94,6 +100,7 @@ class FeatureSource:
             moment,
             world.statistic[item],
             taste_MS,
+            world.popularity.at(item, now),
         )
 
     def _activity_between(self, user: I64, start: I64, end: I64) -> F64:
@@ -108,14 +115,14 @@ class FeatureSource:
         """Cosines with the profiles of each target's history: f64 [T * C, spans]. The rows come sorted by (user, end)."""
         first, last = int(start.min()), int(end.max())
         item = self._log.item[first:last]
-        total = np.zeros((last - first + 1, taste.vector.shape[1]))
-        np.cumsum(taste.vector[item] * taste.weight[item][:, None], axis=0, dtype=np.float64, out=total[1:])
+        weighted = taste.vector[item] * taste.weight[item][:, None]
+        total = np.zeros((last - first + 1, weighted.shape[1]))
+        total[1:] = np.cumsum(weighted.T.astype(np.float64, order="C"), axis=1).T  # along the inner axis: half the time of the outer one
         profiles = []
         for span in TASTE_SPANS:
             begin = start if span is None else np.maximum(start, end - span)
             profiles.append(total[end - first] - total[begin - first])
-        profile_TST = np.stack(profiles, axis=1)
-        return taste_cosines(np.repeat(profile_TST, candidate.shape[1], axis=0), taste.vector[candidate.reshape(-1)])
+        return taste_cosines(np.stack(profiles, axis=1), taste.vector[candidate]).reshape(-1, len(TASTE_SPANS))
 
     def place(self) -> F64:
         """Place of every behavior among its user's, 0..1: f64 [E]."""

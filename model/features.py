@@ -48,6 +48,9 @@ CROSS_FEATURES = ("log_age_over_item_interval", "log_age_over_category_interval"
 TASTE_SPANS = (None, 200, 20)
 """Newest behaviors that each taste profile covers; None is the whole history."""
 TASTE_FEATURES = tuple(f"cosine_{span or 'whole'}" for span in TASTE_SPANS)
+POPULARITY_DAYS = (7.0, 30.0, 90.0)
+"""Time constants of an item's decayed popularity, in days."""
+POPULARITY_FEATURES = (*(f"log_share_{int(days)}d_now" for days in POPULARITY_DAYS), "log_days_since_taken", "log_count_so_far")
 FEATURE_NAMES = (
     *(f"item_{name}" for name in RELATION_FEATURES),
     *(f"category_{name}" for name in RELATION_FEATURES),
@@ -55,6 +58,7 @@ FEATURE_NAMES = (
     *(f"statistic_{name}" for name in ITEM_STATISTICS),
     *CROSS_FEATURES,
     *(f"taste_{name}" for name in TASTE_FEATURES),
+    *(f"popularity_{name}" for name in POPULARITY_FEATURES),
 )
 
 
@@ -124,15 +128,15 @@ def _relation(record: KeyRecord, moment: UserMoment) -> list[F64]:
     ]
 
 
-def taste_cosines(profile_MST: F64, vector_MT: F32) -> F64:
-    """Cosine of each candidate's taste vector with the user's profiles over `TASTE_SPANS`: f64 [M, S], 0 where either is empty."""
-    dot = np.einsum("mst,mt->ms", profile_MST, vector_MT)
-    norm = np.linalg.norm(profile_MST, axis=2) * np.linalg.norm(vector_MT, axis=1)[:, None]
-    cosine: F64 = np.where(norm > 1e-9, dot / np.maximum(norm, 1e-9), 0.0)
+def taste_cosines(profile_TSD: F64, vector_TCD: F32) -> F64:
+    """Cosines of C candidates' taste vectors with S profiles of their user, at T moments: f64 [T, C, S], 0 where either is empty."""
+    dot_TCS = vector_TCD.astype(np.float64) @ profile_TSD.transpose(0, 2, 1)
+    norm_TCS = np.linalg.norm(vector_TCD, axis=2)[:, :, None] * np.linalg.norm(profile_TSD, axis=2)[:, None, :]
+    cosine: F64 = np.where(norm_TCS > 1e-9, dot_TCS / np.maximum(norm_TCS, 1e-9), 0.0)
     return cosine
 
 
-def candidate_features(item: KeyRecord, category: KeyRecord, moment: UserMoment, statistic: F32, taste: F64) -> F32:
+def candidate_features(item: KeyRecord, category: KeyRecord, moment: UserMoment, statistic: F32, taste: F64, popularity: F64) -> F32:
     """The head's extra inputs for M (user, candidate) rows.
 
     Args:
@@ -140,6 +144,7 @@ def candidate_features(item: KeyRecord, category: KeyRecord, moment: UserMoment,
         moment: the user's side of each row [M].
         statistic: f32 [M, len(ITEM_STATISTICS)], the candidate's frozen statistics.
         taste: f64 [M, len(TASTE_FEATURES)], from `taste_cosines`.
+        popularity: f64 [M, len(POPULARITY_FEATURES)], the candidate's at the moment, from `model.popularity`.
     Returns: f32 [M, len(FEATURE_NAMES)], finite, in the order of `FEATURE_NAMES`.
     """
     idle_days = np.where(moment.length > 0, np.maximum(moment.now_s - moment.newest_s, 0.0), 0.0) / DAY_S
@@ -157,17 +162,18 @@ def candidate_features(item: KeyRecord, category: KeyRecord, moment: UserMoment,
     for record, name in ((item, "log_interval_days"), (category, "category_log_interval_days")):
         age_days = np.maximum(moment.now_s - record.newest_s, 0.0) / DAY_S
         columns.append(np.where(record.count > 0, np.log((age_days + 0.5) / (np.expm1(typical[name]) + 0.5)), 0.0))
-    columns += list(taste.T)
+    columns += [*taste.T, *popularity.T]
     return np.stack(columns, axis=1).astype(np.float32)
 
 
-def decayed_counts(run_start: npt.NDArray[np.bool_], time_s: F64) -> F64:
-    """Decayed count after each event of consecutive runs: D_i = 1 + D_{i-1} exp(-(t_i - t_{i-1}) / tau), restarting at each run.
+def decayed_counts(run_start: npt.NDArray[np.bool_], time_s: F64, decay_days: F64 = DECAY_DAYS, amount: F64 | None = None) -> F64:
+    """Decayed count after each event of consecutive runs: D_i = a_i + D_{i-1} exp(-(t_i - t_{i-1}) / tau), restarting at each run.
 
-    Args: `run_start` bool [M], `time_s` f64 [M] ascending within a run. Returns: f64 [M, len(DECAY_DAYS)].
+    Args: `run_start` bool [M], `time_s` f64 [M] ascending within a run, `decay_days` the taus, `amount` f64 [M] the a_i, 1 where not given.
+    Returns: f64 [M, len(decay_days)].
     """
     size = len(time_s)
-    value = np.ones((size, len(DECAY_DAYS)))
+    value = np.ones((size, len(decay_days))) if amount is None else np.repeat(amount[:, None], len(decay_days), axis=1)
     if size == 0:
         return value
     start = np.flatnonzero(run_start)
@@ -179,5 +185,5 @@ def decayed_counts(run_start: npt.NDArray[np.bool_], time_s: F64) -> F64:
         active = int(np.searchsorted(-length[:active], -rank, side="left"))
         row = start[:active] + rank
         gap_days = (time_s[row] - time_s[row - 1]) / DAY_S
-        value[row] = 1.0 + value[row - 1] * np.exp(-gap_days[:, None] / DECAY_DAYS)
+        value[row] += value[row - 1] * np.exp(-gap_days[:, None] / decay_days)
     return value

@@ -220,7 +220,7 @@ class ScoringRuntime:
             state.categories.lookup(self.catalogue.category[catalogue]),
             moment,
             self.catalogue.statistic[catalogue],
-            taste_cosines(np.broadcast_to(profile, (size, *profile.shape)), taste.vector[catalogue]),
+            taste_cosines(profile[None], taste.vector[catalogue][None])[0],
             self.catalogue.popularity.at(catalogue, np.full(1, timestamp)),
         )
 

@@ -163,7 +163,8 @@ def write_changed(folder: Path, content: tuple[Arrays, dict[str, Any], bytes], a
 def float_arrays() -> list[str]:
     tables = [f"{space}_{name}" for space in ("attn", "repr") for name in ("item", "category", "recency")]
     head = [f"head_{name}" for name in ("w1", "b1", "w2", "b2", "w3", "b3", "slope")]
-    return [*tables, *head, "item_statistic", "taste_vector", "taste_weight", "same_item_bonus"]
+    popularity = [f"popularity_{name}" for name in ("count", "decayed", "total")]
+    return [*tables, *head, *popularity, "item_statistic", "taste_vector", "taste_weight", "same_item_bonus"]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -182,6 +183,8 @@ NAMES = [
     *float_arrays(),
     *(f"item_{name}" for name in ("hash", "row", "category", "id", "id_start", "text", "text_start")),
     "category_row",
+    "popularity_key",
+    "popularity_first_day",
 ]
 
 

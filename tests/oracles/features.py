@@ -58,6 +58,23 @@ def cosine(profile: Sequence[float], vector: Sequence[float]) -> float:
     return sum(x * y for x, y in zip(profile, vector, strict=True)) / norm if norm > 1e-9 else 0.0
 
 
+def popularity(behaviors: Sequence[tuple[int, int]], item: int, now: int, num_items: int) -> dict[str, float]:
+    """Popularity of an item at `now` from (item, unix seconds) of a fixed set; from the day after the newest on nothing changes."""
+    days = [(taken, time // 86_400) for taken, time in behaviors]
+    first = min((day for _, day in days), default=0)
+    today = min(max(now // 86_400, first), max((day for _, day in days), default=-1) + 1)
+    before = [(taken, day) for taken, day in days if day < today]
+    own = [day for taken, day in before if taken == item]
+    values = {
+        "log_days_since_taken": math.log(1 + today - (max(own) if own else first - 1)),
+        "log_count_so_far": math.log(1 + len(own)),
+    }
+    for tau in (7, 30, 90):
+        lately, of_all = (sum(math.exp(-(today - day) / tau) for day in some) for some in (own, [day for _, day in before]))
+        values[f"log_share_{tau}d_now"] = math.log((lately + 0.2) / (of_all + 0.2 * num_items) * num_items)
+    return values
+
+
 def features(
     history: Sequence[Behavior],
     candidate: tuple[int, int],
@@ -65,6 +82,7 @@ def features(
     statistic: dict[str, float],
     taste_vector: Sequence[Sequence[float]],
     taste_weight: Sequence[float],
+    popular: dict[str, float],
 ) -> dict[str, float]:
     """All features of one candidate (item, category) by name."""
     item, category = candidate
@@ -72,6 +90,7 @@ def features(
     values |= {f"category_{name}": value for name, value in relation(history, 1, category, now).items()}
     values |= {f"user_{name}": value for name, value in user(history, now).items()}
     values |= {f"statistic_{name}": value for name, value in statistic.items()}
+    values |= {f"popularity_{name}": value for name, value in popular.items()}
     for field, key, typical in ((0, item, "log_interval_days"), (1, category, "category_log_interval_days")):
         times = [behavior[2] for behavior in history if behavior[field] == key]
         name = "log_age_over_item_interval" if field == 0 else "log_age_over_category_interval"
