@@ -68,7 +68,8 @@ def impression_targets(folder: Path, log: InteractionLog, config: ProtocolConfig
 
 
 def _coded(frame: pl.DataFrame, log: InteractionLog, path: Path) -> pl.DataFrame:
-    number = pl.col("timestamp").cast(pl.Int64, strict=False)
+    number = pl.col("timestamp").cast(pl.Float64, strict=False)
+    label = pl.col("label").cast(pl.Float64, strict=False)
     for name, ids in (("user", log.user_id), ("item", log.item_id)):
         table = pl.DataFrame({f"{name}_id": ids, name: np.arange(len(ids), dtype=np.int64)}, schema_overrides={f"{name}_id": pl.String})
         frame = frame.with_columns(pl.col(f"{name}_id").cast(pl.String)).join(table, on=f"{name}_id", how="left", maintain_order="left")
@@ -78,10 +79,10 @@ def _coded(frame: pl.DataFrame, log: InteractionLog, path: Path) -> pl.DataFrame
                 pl.when(pl.col(name).is_null()).then(pl.lit(f"{name}_id is not in the log: ") + pl.col(f"{name}_id").fill_null("missing"))
                 for name in ("user", "item")
             ),
-            pl.when(number.is_null() | ~number.is_between(0, LAST_TIMESTAMP)).then(
+            pl.when(number.is_null() | ~number.is_between(0, LAST_TIMESTAMP) | (number != number.floor())).then(
                 pl.lit("timestamp is no unix second: ") + pl.col("timestamp").cast(pl.String).fill_null("missing")
             ),
-            pl.when(~pl.col("label").is_in([0, 1]).fill_null(False)).then(
+            pl.when(~label.is_in([0.0, 1.0]).fill_null(False)).then(
                 pl.lit("label is not 0 or 1: ") + pl.col("label").cast(pl.String).fill_null("missing")
             ),
         ).alias("reason")
