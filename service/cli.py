@@ -25,6 +25,7 @@ Artifacts = Annotated[Path, typer.Option("--artifacts", help="directory of model
 Version = Annotated[str | None, typer.Option("--version", help="model version; default: the current one")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON alone to standard output")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad-rows", help="leave bad rows out and report them, instead of refusing the file")]
+TidyFolder = Annotated[Path, typer.Argument(help="folder in the tidy format (docs/data.md)", show_default=False)]
 RawSource = Annotated[Path, typer.Argument(help="the published file, unpacked, or the folder that holds it", show_default=False)]
 RawOut = Annotated[Path, typer.Option("--out", help="folder to write", show_default=False)]
 RawActions = Annotated[str, typer.Option("--actions", help="actions to keep, separated by commas")]
@@ -107,7 +108,7 @@ def data_synthetic(
 
 
 @data_app.command("check")
-def data_check(folder: Path, skip_bad_rows: SkipBad = False, as_json: Json = False) -> None:
+def data_check(folder: TidyFolder, skip_bad_rows: SkipBad = False, as_json: Json = False) -> None:
     """Read a folder in the tidy format and describe it; bad rows are named by file, row and reason."""
     from service.commands.data import check
 
@@ -223,7 +224,7 @@ def main() -> None:
     from service.commands.failures import expected_failures
 
     try:
-        app()
+        app(prog_name="dare")
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         sys.exit(130)

@@ -51,7 +51,7 @@ def _find(folder: Path, stem: str) -> Path | None:
 def _read(path: Path, required: tuple[str, ...], optional: tuple[str, ...] | None) -> pl.DataFrame:
     """The wanted columns (all of them where `optional` is None); a CSV comes as text, so that nothing is guessed."""
     try:
-        lazy = pl.scan_parquet(path) if path.suffix == ".parquet" else pl.scan_csv(path, infer_schema=False)
+        lazy = pl.scan_parquet(path, glob=False) if path.suffix == ".parquet" else pl.scan_csv(path, infer_schema=False, glob=False)
         names = lazy.collect_schema().names()
         missing = [name for name in required if name not in names]
         if missing:

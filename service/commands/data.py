@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from rich.markup import escape
+
 from model.data.complete_journey import write_complete_journey
 from model.data.log import InteractionLog
 from model.data.raw_log import ReadReport
@@ -64,10 +66,10 @@ def check(folder: Path, skip_bad_rows: bool, as_json: bool) -> None:
 
 def read(folder: Path, skip_bad_rows: bool) -> InteractionLog:
     """Read a tidy folder, and report the rows left out."""
-    with console.status(f"reading {folder}"):
+    with console.status(escape(f"reading {folder}")):
         log = read_tidy(folder, skip_bad_rows)
     for line in log.skipped[:10]:
-        console.print(f"left out {line}", markup=False)
+        console.print(f"left out {line}", markup=False, soft_wrap=True)
     if len(log.skipped) > 10:
         console.print(f"... {len(log.skipped)} rows left out in all")
     return log

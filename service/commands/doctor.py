@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from kernels import lookup_backends, native_library, ranking_backends, search_backends
-from model.artifact import Artifact, ArtifactError, versions
+from model.artifact import Artifact, ArtifactError, current_version, versions
+from model.artifact_layout import check_layout
 from service.commands.terminal import console, emit, table
 
 _PACKAGES = ("numpy", "fastapi", "uvicorn", "msgspec", "onnxruntime", "onnxruntime-gpu", "faiss-cpu", "faiss-gpu-cu12", "torch", "polars")
@@ -25,14 +26,8 @@ def doctor_command(artifacts: Path, as_json: bool) -> None:
         for first, second in _CLASHES
         if found[first] and found[second]
     ]
-    models = []
-    for version in versions(artifacts):
-        try:
-            Artifact(artifacts, version)
-            models.append({"version": version, "state": "sound"})
-        except ArtifactError as error:
-            models.append({"version": version, "state": str(error)})
-            problems.append(str(error))
+    models, unsound = _models(artifacts)
+    problems += unsound
     report: dict[str, Any] = {
         "python": sys.version.split()[0],
         "machine": platform.machine(),
@@ -51,10 +46,32 @@ def doctor_command(artifacts: Path, as_json: bool) -> None:
         table(f"Backends of {kind}, in the order of preference", rows)
     console.print(f"compiled library: {report['native_library']}", markup=False, soft_wrap=True)
     table(f"Models in {artifacts}", models or [{"version": "none", "state": "train one with `dare train`"}])
-    console.print("\n".join(f"problem: {text}" for text in problems) or "no problem found", markup=False)
+    console.print("\n".join(f"problem: {text}" for text in problems) or "no problem found", markup=False, soft_wrap=True)
     emit(report, as_json)
     if problems:
         raise SystemExit(1)
+
+
+def _models(artifacts: Path) -> tuple[list[dict[str, str]], list[str]]:
+    """Every version with its state, and what is wrong: what `dare serve` would refuse."""
+    found, problems = versions(artifacts), []
+    try:
+        current = current_version(artifacts)
+    except ArtifactError as error:
+        current = None
+        if found:
+            problems.append(str(error))
+    if current is not None and current not in found:
+        problems.append(f"{artifacts}: CURRENT names {current!r}, which is not there; versions are {', '.join(found) or 'none'}")
+    models = []
+    for version in found:
+        try:
+            check_layout(Artifact(artifacts, version))
+            models.append({"version": version, "state": "sound, current" if version == current else "sound"})
+        except ArtifactError as error:
+            models.append({"version": version, "state": str(error)})
+            problems.append(str(error))
+    return models, problems
 
 
 def _version(package: str) -> str | None:

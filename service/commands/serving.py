@@ -50,7 +50,7 @@ def load_command(data: Path, store: str, skip_bad_rows: bool) -> None:
         users, behaviors = load_into(opened, data, skip_bad_rows)
     finally:
         opened.close()
-    console.print(f"{behaviors:,} behaviors of {users:,} users are in {store}")
+    console.print(f"{behaviors:,} behaviors of {users:,} users are in {store}", markup=False, soft_wrap=True)
 
 
 def load_into(store: BehaviorStore, data: Path, skip_bad_rows: bool = False) -> tuple[int, int]:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -42,14 +43,14 @@ def byte_progress() -> Progress:
 
 
 def table(title: str, rows: list[dict[str, Any]]) -> None:
-    """Rows with the same keys as a table."""
-    made = Table(title=title, title_justify="left")
+    """Rows with the same keys as a table; brackets in the texts are brackets."""
+    made = Table(title=escape(title), title_justify="left")
     for name in rows[0]:
-        made.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right")
+        made.add_column(escape(name), justify="left" if isinstance(rows[0][name], str) else "right")
     for row in rows:
         made.add_row(
             *(
-                f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+                f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else escape(str(value))
                 for value in row.values()
             )
         )

@@ -65,13 +65,14 @@ def train_on(
     version = export(trained.model, dataset, config, metrics, out)
     checkpoint.unlink(missing_ok=True)
     table(f"{version} on the test rows", [test])
-    console.print(f"written to {out / version}, now current; trained in {trained.seconds:.0f} s at {trained.rows_per_s:,.0f} rows/s")
+    spent = f"trained in {trained.seconds:.0f} s at {trained.rows_per_s:,.0f} rows/s"
+    console.print(f"written to {out / version}, now current; {spent}", markup=False, soft_wrap=True)
     return {"version": version, **metrics}
 
 
 def _with_progress(config: TrainConfig, dataset: Dataset, checkpoint: Path) -> Trained:
     if checkpoint.exists():
-        console.print(f"resuming from {checkpoint}")
+        console.print(f"resuming from {checkpoint}", markup=False, soft_wrap=True)
     with progress_bar() as bar:
         task = bar.add_task("training", total=None, note="")
 
@@ -83,5 +84,5 @@ def _with_progress(config: TrainConfig, dataset: Dataset, checkpoint: Path) -> T
         try:
             return train(config, dataset, checkpoint, report)
         except KeyboardInterrupt:
-            console.print(f"interrupted; {checkpoint} is kept, run the same command again to resume")
+            console.print(f"interrupted; {checkpoint} is kept, run the same command again to resume", markup=False, soft_wrap=True)
             raise
