@@ -17,6 +17,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="Get data, or look at a folder in the tidy format.")
 app.add_typer(data_app, name="data")
+bench_app = typer.Typer(no_args_is_help=True, help="Measure the kernels side by side with other libraries, and retrieval on data.")
+app.add_typer(bench_app, name="bench")
 study_app = typer.Typer(no_args_is_help=True, help="Measure what a model does.")
 app.add_typer(study_app, name="study")
 
@@ -171,6 +173,27 @@ def study_search_quality(
     search_quality_command(data, artifacts, version, kept, seed, as_json)
 
 
+@study_app.command("length")
+def study_length(
+    data: DataDir,
+    out: Annotated[Path, typer.Option("--out", help="directory for the report; finished cells in OUT/length are not repeated")] = Path(
+        "runs"
+    ),
+    preset: Annotated[str, typer.Option("--preset", help="default or demo")] = "default",
+    length: Annotated[
+        list[int] | None, typer.Option("--length", min=1, help="newest behaviors to read, repeatable; default: 20 and 200")
+    ] = None,
+    seed: Seed = 0,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="threads of training")] = 1,
+    paper: Annotated[bool, typer.Option("--paper/--no-paper", help="also DARE as published")] = True,
+    as_json: Json = False,
+) -> None:
+    """Train the same model on the newest 20, 200 and all behaviors, beside counts and DARE as published: table, JSON and plot. Resumes."""
+    from service.commands.length_study import length_command
+
+    length_command(data, out, preset, length or [20, 200], seed, threads, paper, as_json)
+
+
 @app.command()
 def load(
     data: DataDir,
@@ -209,6 +232,34 @@ def demo(
     from service.commands.demo import demo_command
 
     demo_command(data, artifacts, store, host, port)
+
+
+@bench_app.command("kernels")
+def bench_kernels(
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda")] = "cpu",
+    seconds: Annotated[float, typer.Option("--seconds", min=0, help="time to spend on each row; five rounds are made at least")] = 3.0,
+    only: Annotated[str | None, typer.Option("--only", help="only the rows with this text in their name")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="directory for dated result files: text, JSON and a plot")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check every backend against float64, then time it beside torch, faiss, ONNX Runtime and NumPy, one and two threads."""
+    from service.commands.bench import bench_kernels
+
+    bench_kernels(device, seconds, only, out, as_json)
+
+
+@bench_app.command("retrieval")
+def bench_retrieval(
+    data: DataDir,
+    artifacts: Artifacts = Path("artifacts"),
+    version: Version = None,
+    targets: Annotated[int, typer.Option("--targets", min=1, help="test targets to draw")] = 3000,
+    as_json: Json = False,
+) -> None:
+    """How often the pool of /v1/recommend holds what the user takes next, on the test rows, by the size of the pool."""
+    from service.commands.bench import bench_retrieval
+
+    bench_retrieval(data, artifacts, version, targets, as_json)
 
 
 @app.command()

@@ -1,21 +1,14 @@
-"""Stage 2 side by side: every backend that can run, and any rival that a caller brings, in one process over rotating inputs.
-
-`python -m kernels.bench.ranking_bench` measures our backends; the comparison with torch and ONNX Runtime, which `kernels` may not
-import, is `python tests/kernels/ranking/bench_against_torch.py`. Nothing is timed before its probabilities equal the float64 reference.
-"""
+"""Stage 2 for benchmarks: users and candidates to rank, the gate before any timing, and our backends as they are used in serving."""
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from kernels.ranking import BehaviorRows, HeadWeights, PreparedHead, RankTables, TargetRows, pool_and_score, ranking_backends
+from kernels.ranking import BehaviorRows, HeadWeights, PreparedHead, RankTables, TargetRows, pool_and_score
 from kernels.ranking.arguments import F32, I32
 from kernels.ranking.bfloat16 import as_float32, to_bfloat16
 
@@ -113,74 +106,3 @@ def gate(name: str, rival: Rival, given: list[RankProblem], tolerance: float) ->
             raise SystemExit(
                 f"{name}: a probability is {error:.2g} from the reference, at most {tolerance:g} is allowed; nothing was timed"
             )
-
-
-def measure(rivals: Mapping[str, tuple[Rival, Sequence[RankProblem]]], repeats: int) -> dict[str, list[float]]:
-    """Milliseconds of each call: rivals take turns, so that a slow moment of the machine meets all of them, and inputs rotate."""
-    times: dict[str, list[float]] = {name: [] for name in rivals}
-    for round_ in range(-2, repeats):
-        for name, (rival, given) in rivals.items():
-            one = given[round_ % len(given)]
-            start = time.perf_counter()
-            rival(one)
-            if round_ >= 0:
-                times[name].append(1e3 * (time.perf_counter() - start))
-    return times
-
-
-def report(shape: RankShape, times: dict[str, list[float]]) -> str:
-    """A table: the median, the fastest tenth, the slowest tenth, and how many times the first row's median."""
-    first = statistics.median(next(iter(times.values())))
-    lines = [str(shape), f"{'':26}{'median ms':>10}{'p10':>9}{'p90':>9}{'x first':>9}"]
-    for name, values in times.items():
-        low, high = np.percentile(values, [10, 90])
-        middle = statistics.median(values)
-        lines.append(f"{name:26}{middle:10.3f}{low:9.3f}{high:9.3f}{middle / first:9.2f}")
-    return "\n".join(lines)
-
-
-def compare(shape: RankShape, rivals: Mapping[str, Rival], *, num_threads: int, repeats: int) -> dict[str, list[float]]:
-    """Gate and time our backends and the rivals at one shape: milliseconds by name, ours first.
-
-    Rivals get float32 tables and float32 tolerance.
-    """
-    given = problems(shape, 8)
-    narrow, _ = in_bfloat16(given)
-    runs: dict[str, tuple[Rival, list[RankProblem]]] = {}
-    for name, (able, reason) in ranking_backends().items():
-        if name == "reference":
-            continue
-        if not able:
-            print(f"# {name} left out: {reason}")
-            continue
-        runs[f"{name} f32"] = (backend(name, num_threads), given)
-        if name == "native":
-            runs[f"{name} bf16"] = (backend(name, num_threads), narrow)
-    runs |= {name: (rival, given) for name, rival in rivals.items()}
-    for name, (rival, inputs) in runs.items():
-        gate(name, rival, inputs, 1e-5)
-    return measure(runs, repeats)
-
-
-SHAPES = (
-    RankShape(),
-    RankShape(extra=40),
-    RankShape(widths=(64, 32, 32)),
-    RankShape(widths=(64, 32, 32), extra=40),
-    RankShape(candidates=1),
-)
-
-
-def main(rivals: Mapping[str, Rival] | None = None) -> None:
-    """Measure every shape and print a table for each."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=100)
-    asked = parser.parse_args()
-    print(f"# {asked.threads} thread(s), {asked.repeats} calls each, backends {ranking_backends()}")
-    for shape in SHAPES:
-        print(report(shape, compare(shape, rivals or {}, num_threads=asked.threads, repeats=asked.repeats)), end="\n\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -26,9 +26,9 @@ constexpr int64_t kGroup = 16;
 // Targets are processed in blocks whose features stay in the second-level cache beside a panel of w1.
 constexpr int64_t kBlock = 32;
 
-inline int64_t padded(int64_t n) { return (n + kGroup - 1) / kGroup * kGroup; }
+static inline int64_t padded(int64_t n) { return (n + kGroup - 1) / kGroup * kGroup; }
 
-inline int64_t scratch_floats(const RankCall& c) {
+static inline int64_t scratch_floats(const RankCall& c) {
     return kBlock * (padded(c.features) + padded(c.hidden1) + padded(c.hidden2)) + 2 * 4 * padded(c.num_kept);
 }
 
