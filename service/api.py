@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import msgspec
 from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -50,6 +51,15 @@ _EXAMPLES: dict[type[msgspec.Struct], dict[str, Any]] = {
 }
 
 
+class WireRoute(APIRoute):
+    """A route that reads its request itself: FastAPI documents it and stays out of its way, a tenth of a millisecond a request."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """See `APIRoute`. The endpoint takes the request alone."""
+        handler: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
+        return handler
+
+
 def _body_schema(kind: type[msgspec.Struct]) -> dict[str, Any]:
     schema = {"$ref": f"#/components/schemas/{kind.__name__}"}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": _EXAMPLES[kind]}}}}
@@ -74,9 +84,9 @@ def create_router(
 
     Args: `clock` unix seconds, the default request time.
     """
-    router = APIRouter()
+    router, wire = APIRouter(), APIRouter(route_class=WireRoute)
 
-    @router.post(
+    @wire.post(
         "/v1/score", openapi_extra=_body_schema(ScoreRequest), responses=_answer("ScoreAnswer"), response_model=None, tags=["scoring"]
     )
     async def score(request: Request) -> Response:
@@ -85,7 +95,7 @@ def create_router(
         answer = await scorer.score(decode(ScoreRequest, await read_body(request, settings)), call)
         return _timed(answer, call, metrics)
 
-    @router.post(
+    @wire.post(
         "/v1/score:batch",
         openapi_extra=_body_schema(BatchRequest),
         responses=_answer("BatchAnswer"),
@@ -98,7 +108,7 @@ def create_router(
         answer = await scorer.score_batch(decode(BatchRequest, await read_body(request, settings)), call)
         return _timed(answer, call)
 
-    @router.post(
+    @wire.post(
         "/v1/recommend",
         openapi_extra=_body_schema(RecommendRequest),
         responses=_answer("RecommendAnswer"),
@@ -111,7 +121,7 @@ def create_router(
         answer = await scorer.recommend(decode(RecommendRequest, await read_body(request, settings)), call)
         return _timed(answer, call, metrics)
 
-    @router.post(
+    @wire.post(
         "/v1/behaviors",
         openapi_extra=_body_schema(BehaviorsRequest),
         responses=_answer("BehaviorsAnswer"),
@@ -161,6 +171,7 @@ def create_router(
         await models.rollback()
         return _json(_described(models, request_id_of(request)))
 
+    router.include_router(wire)
     return router
 
 

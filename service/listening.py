@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
-import uuid
+import secrets
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -119,7 +119,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def _answer(self, problem: Problem) -> None:
         """Answer what no application will see, and close."""
-        request_id = uuid.uuid4().hex
+        request_id = secrets.token_hex(16)
         response = problem_response(problem, request_id)
         headers = [*response.raw_headers, (b"x-request-id", request_id.encode()), (b"connection", b"close")]
         head = b"".join(name + b": " + value + b"\r\n" for name, value in headers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
@@ -234,8 +234,13 @@ def id_text(value: str | int, pointer: str) -> str:
 
 def id_texts(values: list[str | int], pointer: str, field: str = "") -> list[str]:
     """Many ids as text; `pointer/PLACE` and `field` point at each of them. Raises: Problem 422 naming the first bad one."""
-    texts = [value if type(value) is str else str(value) for value in values]
-    if not "".join(texts).isprintable():
+    texts = cast(list[str], values)
+    try:
+        together = "".join(texts)
+    except TypeError:  # there are integers among them
+        texts = [str(value) for value in values]
+        together = "".join(texts)
+    if not together.isprintable():
         for place, text in enumerate(texts):
             id_text(text, f"{pointer}/{place}{field}")
     return texts
