@@ -10,13 +10,16 @@ SECONDS ?= 30
 
 BIN := .venv/bin
 STAMP := .venv/.set-up
+GPU_BIN := .venv-gpu/bin
+GPU_STAMP := .venv-gpu/.set-up
 NATIVE := $(wildcard kernels/native/*.?pp kernels/*/native/*.?pp)
 
-.PHONY: help setup serve test check load faults clean
+.PHONY: help setup serve test test-gpu check load faults clean
 
 help:
 	@echo "make serve   set up, get real data, train if there is no model, serve on http://$(HOST):$(PORT) (HOST, PORT to change)"
 	@echo "make test    set up, then lint, types, import arrows and the whole test suite"
+	@echo "make test-gpu  the kernels for GPUs: in Triton's interpreter, or on the device where there is one (a gigabyte of packages)"
 	@echo "make setup   create .venv with the pinned dependencies (quick when nothing changed)"
 	@echo "make load    load-test a running service at URL for SECONDS with USERS clients"
 	@echo "make faults  break the service on purpose, at length; each fault's figure ends up in build/faults.md"
@@ -38,6 +41,16 @@ serve: setup
 test: check
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
 
+# A venv of its own: Triton is a gigabyte that nobody else needs.
+test-gpu: $(GPU_STAMP)
+	$(GPU_BIN)/python -m pytest --confcutdir tests/kernels/gpu tests/kernels/gpu
+
+$(GPU_STAMP): requirements/gpu-test.txt
+	test -x $(GPU_BIN)/python || $(PYTHON) -m venv .venv-gpu
+	$(GPU_BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/gpu-test.txt
+	$(GPU_BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	@touch $(GPU_STAMP)
+
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -55,4 +68,4 @@ faults: setup
 	DARE_FAULTS_REPORT=build/faults.md $(BIN)/python -m pytest tests/service -m "faults or not faults"
 
 clean:
-	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .coverage*
+	rm -rf .venv .venv-gpu build .mypy_cache .ruff_cache .pytest_cache .coverage*

@@ -21,8 +21,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from kernels.gpu.keys import RaggedKeys
+from kernels.gpu.keys import KEY_DTYPES, RaggedKeys
 from kernels.gpu.launch import Launch
+from kernels.gpu.ranking import DeviceBehaviors, DeviceHead, DeviceTables, DeviceTargets, RankWorkspace, pool_launch
 from kernels.gpu.search import SameItemBonus, SearchWorkspace, search_launches
 
 ARCHITECTURES = (80, 90, 100)
@@ -118,19 +119,38 @@ def search_case(
         return search_launches(target, start, keys, workspace, bias, valid, integers, torch.empty(users * targets, 300), bonus)
 
 
+def pool_case(dtype: torch.dtype, widths: tuple[int, int, int], targets: int, k: int) -> Launch:
+    """The launch of one pooling on tensors without memory."""
+    with torch.device("meta"):
+        integers = torch.empty(10_000, dtype=torch.int32)
+        mine, start = torch.empty(targets, dtype=torch.int32), torch.empty(2, dtype=torch.int32)
+        tables = DeviceTables(*(torch.empty(100, width, dtype=dtype) for width in widths))
+        extra = torch.empty(targets, 40)
+        features = 3 * tables.width + 1 + extra.shape[1]
+        head = DeviceHead(
+            torch.empty(features, 200), torch.empty(200), 0.1, torch.empty(200, 80), torch.empty(80), 0.1, torch.empty(80), 0.0
+        )
+        index, score = torch.empty(targets, k, dtype=torch.int32), torch.empty(targets, k)
+        behavior = DeviceBehaviors(integers, integers, integers, start)
+        workspace = RankWorkspace(targets, head)
+        return pool_launch(index, score, tables, behavior, DeviceTargets(mine, mine, start), extra, head, workspace)
+
+
 def cases() -> Iterator[tuple[str, Launch]]:
     """Every launch worth compiling, with its name."""
-    for dtype in (torch.bfloat16, torch.float16, torch.int8, torch.float32):
-        for width in (16, 64, 256):
-            for everything in (False, True):
-                name = f"{str(dtype).removeprefix('torch.')} A={width} K=50{' all terms' if everything else ''}"
-                for launch in search_case(dtype, width, 512, 10_000, 50, everything=everything):
-                    yield name, launch
-    for width, k in ((16, 100), (16, 512), (100, 128)):
-        for launch in search_case(torch.bfloat16, width, 1000, 100_000, k):
-            yield f"bfloat16 A={width} K={k}", launch
-    for launch in search_case(torch.bfloat16, 16, 1, 10_000, 50):
-        yield "bfloat16 A=16 K=50 one target", launch
+    for dtype in _POINTER:
+        name = str(dtype).removeprefix("torch.")
+        if dtype in (torch.float32, torch.bfloat16):
+            for widths in ((16, 16, 16), (64, 32, 32), (512, 64, 64)):
+                yield f"{name} R={sum(widths)} K=50", pool_case(dtype, widths, 512, 50)
+        if dtype not in KEY_DTYPES:
+            continue
+        for width, everything in ((16, False), (16, True), (64, False), (64, True), (256, False), (256, True)):
+            for launch in search_case(dtype, width, 512, 10_000, 50, everything=everything):
+                yield f"{name} A={width} K=50{' all terms' if everything else ''}", launch
+    for width, targets, k in ((16, 1000, 100), (16, 1000, 512), (100, 1000, 128), (16, 1, 50)):
+        for launch in search_case(torch.bfloat16, width, targets, 100_000, k):
+            yield f"bfloat16 A={width} K={k} N={targets}", launch
 
 
 def main() -> None:
