@@ -49,9 +49,10 @@ class ModelConfig:
 class TrainConfig:
     """How a model is trained.
 
-    `rows_per_step` counts (target, candidate) rows; `targets_per_chunk` share one user's history; `evaluations_per_epoch` validations, of
-    which `patience` without a better AUC end the training; `min_item_count` behaviors earn an item its own row; `statistic_windows`
-    slices of the training period (see `model.dataset.prepare`); `taste_width` of the collaborative vectors.
+    `rows_per_step` counts (target, candidate) rows; steps are smaller, down to 128 rows, where an epoch would have fewer than `least_steps`
+    of them: a small data set needs many steps too. `targets_per_chunk` targets share one lookup of their user's history.
+    `evaluations_per_epoch` validations, of which `patience` without a better AUC end the training; `min_item_count` behaviors earn an item
+    its own row; `statistic_windows` slices of the training period (see `model.dataset.prepare`); `taste_width` of the taste vectors.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -60,8 +61,9 @@ class TrainConfig:
     epochs: int = 2
     evaluations_per_epoch: int = 2
     patience: int = 3
-    rows_per_step: int = 4096
-    targets_per_chunk: int = 128
+    rows_per_step: int = 2048
+    least_steps: int = 100
+    targets_per_chunk: int = 32
     learning_rate: float = 0.002
     embedding_learning_rate: float = 0.01
     min_item_count: int = 5
@@ -75,6 +77,7 @@ class TrainConfig:
             "evaluations_per_epoch",
             "patience",
             "rows_per_step",
+            "least_steps",
             "targets_per_chunk",
             "min_item_count",
             "statistic_windows",
@@ -104,7 +107,15 @@ def paper_preset(seed: int = 0) -> TrainConfig:
     """DARE as published: 200 behaviors, 20 kept, softmax alone, auxiliary loss, Adam .01 throughout, 2,048 rows a step, 2 epochs."""
     model = ModelConfig(kept=20, longest=200, mass=False, same_item_bonus=False, features=False, auxiliary_loss=True)
     protocol = ProtocolConfig(seed=seed, train_targets=20)
-    return TrainConfig(model=model, protocol=protocol, seed=seed, rows_per_step=2048, learning_rate=0.01, embedding_learning_rate=0.01)
+    return TrainConfig(
+        model=model,
+        protocol=protocol,
+        seed=seed,
+        rows_per_step=2048,
+        least_steps=1,
+        learning_rate=0.01,
+        embedding_learning_rate=0.01,
+    )
 
 
 PRESETS: dict[str, Callable[[int], TrainConfig]] = {"default": default_preset, "demo": demo_preset, "paper": paper_preset}

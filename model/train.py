@@ -23,6 +23,8 @@ from model.dataset import Dataset, Examples, Vocabulary, steps
 from model.metrics import auc, evaluate
 
 _CHECKPOINT_S = 20.0
+_LEAST_ROWS = 128
+"""Smallest step: BatchNorm estimates mean and variance from the rows of a step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ def train(
     fingerprint = {"config": asdict(config), "data": data.log.digest(), "rows": int(data.train.extra.size)}
     if checkpoint is not None and checkpoint.exists():
         _load(checkpoint, model, optimizer, state, fingerprint)
-    per_step = max(1, config.rows_per_step // data.train.targets.candidate.shape[1])
+    per_step = _targets_per_step(config, data.train)
     epochs = [list(steps(data.train.chunks(config.targets_per_chunk, _epoch_rng(config, i)), per_step)) for i in range(config.epochs)]
     schedule = [step for epoch in epochs for step in epoch]
     total = len(schedule)
@@ -175,6 +177,12 @@ class _Interrupts:
         if self.heard:
             raise KeyboardInterrupt
         self.heard = True
+
+
+def _targets_per_step(config: TrainConfig, examples: Examples) -> int:
+    candidates = examples.targets.candidate.shape[1]
+    rows = max(_LEAST_ROWS, len(examples.chosen) * candidates // config.least_steps)
+    return int(max(1, min(config.rows_per_step, rows) // candidates))
 
 
 def _epoch_rng(config: TrainConfig, epoch: int) -> np.random.Generator:

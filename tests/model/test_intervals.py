@@ -1,0 +1,52 @@
+"""The paired bootstrap: known answers, ties, and intervals that cover."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from model.intervals import auc_difference
+from model.metrics import auc
+
+
+def rows(users: int, per_user: int, signal: float, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    label = (rng.random(users * per_user) < 0.4).astype(np.float32)
+    return label, label * signal + rng.normal(size=len(label)), np.repeat(np.arange(users), per_user)
+
+
+def test_a_model_is_not_ahead_of_itself() -> None:
+    label, score, user = rows(30, 10, 1.0, 0)
+    found = auc_difference(label, score, score, user)
+    assert (found.value, found.low, found.high) == (0, 0, 0)
+
+
+def test_a_clear_difference_is_clear_and_a_missing_one_is_not() -> None:
+    label, good, user = rows(100, 10, 1.5, 1)
+    noise = np.random.default_rng(2).normal(size=len(label))
+    found = auc_difference(label, good, noise, user)
+    assert found.value == pytest.approx(auc(label, good) - auc(label, noise), abs=1e-12)
+    assert 0.1 < found.low < found.value < found.high
+    other = auc_difference(label, noise, np.random.default_rng(3).normal(size=len(label)), user)
+    assert other.low < 0 < other.high
+
+
+def test_resamples_draw_users_not_rows() -> None:
+    """A hundred copies of each user's one row say no more than the row itself: the interval stays as wide."""
+    label, score, user = rows(40, 1, 1.0, 4)
+    noise = np.random.default_rng(5).normal(size=len(label))
+    one = auc_difference(label, score, noise, user)
+    many = auc_difference(*(np.repeat(value, 100) for value in (label, score, noise, user)))
+    assert many.value == pytest.approx(one.value)
+    assert many.high - many.low == pytest.approx(one.high - one.low, rel=0.01)
+
+
+def test_ties_count_half() -> None:
+    label, user = np.array([0.0, 1.0] * 20), np.arange(40) // 2
+    found = auc_difference(label, label, np.zeros(40), user)
+    assert (found.value, found.low, found.high) == (0.5, 0.5, 0.5)
+
+
+def test_one_class_is_refused() -> None:
+    with pytest.raises(ValueError, match="both classes, all 4 labels"):
+        auc_difference(np.ones(4), np.arange(4.0), np.arange(4.0), np.arange(4))
