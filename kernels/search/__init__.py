@@ -7,7 +7,7 @@ from types import ModuleType
 import numpy as np
 import numpy.typing as npt
 
-from kernels.search import faiss_backend, numpy_backend, reference
+from kernels.search import faiss_backend, native_backend, numpy_backend, reference
 from kernels.search.arguments import SearchArguments, checked
 from kernels.search.faiss_index import APPROXIMATE, ApproximateBackend
 from kernels.search.keys import F32, I32, ItemBonus, SearchKeys
@@ -15,6 +15,7 @@ from kernels.search.keys import F32, I32, ItemBonus, SearchKeys
 __all__ = ["ItemBonus", "SearchKeys", "approximate_backends", "search_backends", "search_topk"]
 
 _BACKENDS: dict[str, ModuleType] = {
+    "native": native_backend,
     "numpy": numpy_backend,
     "faiss": faiss_backend,
     "reference": reference,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,15 @@ class ItemBonus:
     start_N1: npt.NDArray[np.int64]
     index: I32
     value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a backend made of the first `length` keys: `memory` u8, read at `address`; never changed."""
+
+    memory: npt.NDArray[np.uint8]
+    address: int
+    length: int
 
 
 class _Buffer:
@@ -46,6 +56,8 @@ class SearchKeys:
         category = None if category_L is None else array("category_L", category_L, np.int32, (len(key),))
         self._key, self._category = key, category
         self._buffer: _Buffer | None = None
+        self._prepared: Prepared | None = None
+        self._lock = threading.Lock()
 
     @property
     def length(self) -> int:
@@ -64,10 +76,23 @@ class SearchKeys:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held, room for appends included."""
+        """Bytes held: room for appends included, and the prepared form once it is built."""
+        prepared = 0 if self._prepared is None else self._prepared.memory.nbytes
         if self._buffer is not None:
-            return self._buffer.key.nbytes + self._buffer.category.nbytes
-        return self._key.nbytes + (0 if self._category is None else self._category.nbytes)
+            return self._buffer.key.nbytes + self._buffer.category.nbytes + prepared
+        return self._key.nbytes + (0 if self._category is None else self._category.nbytes) + prepared
+
+    @property
+    def prepared_now(self) -> Prepared | None:
+        """The prepared form so far: of these keys, or of the older ones they were appended to."""
+        return self._prepared
+
+    def prepared(self, enough: Callable[[Prepared], bool], build: Callable[[], Prepared]) -> Prepared:
+        """The prepared form, if it is `enough`, else what `build` makes, kept; threads that ask at once wait for one of them."""
+        with self._lock:
+            if self._prepared is None or not enough(self._prepared):
+                self._prepared = build()
+            return self._prepared
 
     def append(self, attn_behavior_MA: F32, category_M: I32 | None = None) -> SearchKeys:
         """Keys with M newer behaviors added. This object stays valid and unchanged; the rows are shared, not copied, when possible.
@@ -100,4 +125,7 @@ class SearchKeys:
         grown._key = buffer.key[:total]
         grown._category = None if category is None else buffer.category[:total]
         grown._buffer = buffer
+        # Of rows that both share.
+        grown._prepared = self._prepared
+        grown._lock = threading.Lock()
         return grown

@@ -1,0 +1,114 @@
+// Stage 1: what Python passes, the prepared keys, and what one call shares between its threads. See ../README.md.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+// `SearchCall` of ../native_backend.py, field for field. Optional pointers are null. The caller has checked shapes and indices.
+struct SearchCall {
+    int64_t struct_bytes, num_targets, length, width, kept, num_categories;
+    const float* target;           // [N, A]
+    const float* key;              // [L, A], rows oldest first
+    const void* core;              // PreparedKeys of the first rows of `key`, or null: fp32 only
+    const float* bias;             // [L]
+    const uint8_t* valid;          // [L]
+    const int32_t* category;       // [L], with category_score
+    const float* category_score;   // [N, C]
+    const int64_t* bonus_start;    // [N + 1]
+    const int32_t* bonus_index;    // [M]
+    int32_t* index;                // [N, K], to be filled
+    float* score;                  // [N, K], to be filled
+    float bonus_value;
+    int32_t level, num_threads;
+};
+
+// Prepares keys: with `core` null it sets `core_bytes`; else fills `core`, which is aligned to 64 bytes.
+struct PrepareCall {
+    int64_t struct_bytes, length, width, core_bytes;
+    const float* key;
+    const int32_t* category;  // or null
+    void* core;
+    int32_t level, reserved;
+};
+
+enum SearchStatus : int { kDone = 0, kWrongVersion = 1, kNoSuchLevel = 2, kOutOfMemory = 3 };
+
+// 16 slots make a group, 16 groups a block. Slot s of group g holds row `row[16 g + s]`.
+constexpr int64_t kGroup = 16, kBlock = 256;
+constexpr int64_t kMostOutliers = 128;
+// Wider keys are searched in fp32: their integer dots could meet the values that stand for "not valid".
+constexpr int64_t kWidest = 2048;
+
+// One allocation, position independent: offsets in bytes from its start.
+struct PreparedKeys {
+    int64_t length, width, quads, groups, blocks, distinct, outliers;
+    double residue_norm;  // max over rows of |x - a|: a the integers, x = key / scale
+    double integer_norm;  // max over rows of |a|
+    double key_norm;      // at least max over rows of |key|
+    double key_most;      // max |key[i][d]|
+    int64_t scale;        // double [4 quads]
+    int64_t blocked;      // u8 [blocks][16 slots][quads][16 groups][4]: a + 128, for the pass over everything
+    int64_t grouped;      // u8 [groups][quads][16 slots][4]: the same, for one group
+    int64_t row;          // i32 [blocks][16 groups][16 slots]; a slot without a row of its own repeats another of its group
+    int64_t own;          // u16 [16 blocks]: bit s where slot s has a row of its own
+    int64_t category;     // i32 [distinct]: the ids, ascending; group by group they never fall
+    int64_t group_place;  // i32 [16 blocks]: place of the group's category in `category`
+    int64_t outlier;      // i32 [outliers]: rows that are in no group
+
+    template <class T>
+    const T* at(int64_t offset) const { return reinterpret_cast<const T*>(reinterpret_cast<const char*>(this) + offset); }
+    template <class T>
+    T* at(int64_t offset) { return reinterpret_cast<T*>(reinterpret_cast<char*>(this) + offset); }
+};
+
+// What the threads of one call share; read-only but for `next`.
+struct SearchPlan {
+    const SearchCall* call;
+    const PreparedKeys* core;       // null: fp32 only
+    const float* bias_L;            // [L]: the bias, -inf where not valid; null: plain
+    const float* bias_blocked;      // the same for the slots of `core`, as `blocked` and as `grouped` are ordered; null: plain
+    const float* bias_grouped;
+    const float* extra_wide;        // rows outside `core`: [groups][A][16]
+    const int32_t* extra_row;       // [16 groups], -1 beyond the last
+    const float* extra_bias;        // [16 groups], -inf beyond the last
+    const int32_t* extra_category;  // [16 groups]; null: no category scores
+    const int32_t* order;           // [N]: the sequence in which targets are searched
+    int64_t extra_groups, task;     // a multiple of 4; targets a task
+    double bias_most;               // max |bias|
+    float key_limit;                // of a key's magnitude: up to it no dot can overflow
+    std::atomic<int64_t>* next;
+    std::atomic<bool>* overflow;    // set where a key is beyond the limit: the answer is not to be used
+    std::atomic<bool>* no_memory;   // set where a thread ran out of memory
+};
+
+struct SearchLevel {
+    // Searches tasks of targets until none is left.
+    void (*search)(const SearchPlan&);
+    // Rows key[row[i]] (row -1: zeros) as [groups][A][16]. Returns the largest magnitude.
+    float (*widen)(const float* key, const int32_t* row, int64_t groups, int64_t width, float* wide);
+    // size_L[i] = |scale key_i|^2, for the length rounded up to 16.
+    void (*measure)(const float* key, int64_t length, int64_t width, float scale, float* size_L);
+    // Quantises the rows that `row` names into `grouped` and `blocked`, and measures the residues.
+    void (*quantise)(PreparedKeys&, const float* key, float lift, const float* inverse_scale);
+    // The value of each slot's row, in both orders.
+    void (*spread)(const PreparedKeys&, const float* value_L, float* grouped, float* blocked);
+};
+
+extern const SearchLevel kSearchScalar, kSearchAvx2, kSearchAvx512, kSearchAvx512Vnni;
+
+// Searches in float64 without vectors: for magnitudes whose dots overflow fp32.
+void search_wide_range(const SearchCall&);
+int64_t prepared_bytes(const PrepareCall&);
+void prepare_keys(const PrepareCall&, const SearchLevel&);
+
+// Runs `search` on this thread and on up to `helpers` others that are idle. Out of memory sets plan.no_memory.
+void run_shared(void (*search)(const SearchPlan&), const SearchPlan&, int64_t helpers);
+
+// Memory of this thread that lives between calls: fresh pages cost more than a small search. Throws std::bad_alloc.
+struct Arena {
+    char* data = nullptr;
+    size_t size = 0;
+    ~Arena();
+    void reserve(size_t bytes);
+};

@@ -1,0 +1,174 @@
+// The pass over everything in 8-bit integers: the maximum of every group of 16 rows, and what a maximum proves. See ../README.md for
+// the bound. No include guard: see search_kernel.hpp.
+
+constexpr int32_t kInvalid = -(1 << 29);  // added to the dot of a row that must not compete: less than any dot
+constexpr int32_t kSurelyValid = -(1 << 28);
+constexpr double kMostAdded = double(1 << 20);  // of a bias or a category score, in units of the integer dot
+constexpr double kAddedError = 0.7;             // of each, in the same units: rounding to an integer, and of the product in fp32
+
+// One target in integers. `unit` is the score of one unit of the dot; `margin` bounds the error of a score, in score.
+struct Query {
+    double unit, error;
+    int64_t offset;     // dots are this too high: keys are stored with 128 added
+    int32_t* dims;      // [quads], four signed bytes each
+    int32_t* category;  // [distinct padded to 16 more], or null
+    float inverse_unit;
+};
+
+// Quantises a target. `least_unit` is a lower limit for the unit, so that targets of a task can share one.
+TARGET static void quantise_query(const SearchPlan& p, int64_t n, double least_unit, Query& query) {
+    const SearchCall& c = *p.call;
+    const PreparedKeys& core = *p.core;
+    const float* const target = c.target + n * c.width;
+    const double* const scale = core.at<double>(core.scale);
+    const int32_t* const ids = core.at<int32_t>(core.category);
+    const float* const category_score = c.category_score ? c.category_score + n * c.num_categories : nullptr;
+    double most = 0, size = 0, target_size = 0, residue = 0, category_most = 0;
+    for (int64_t d = 0; d < c.width; ++d) {
+        const double y = target[d] * scale[d];
+        most = std::fabs(y) > most ? std::fabs(y) : most;
+        size += y * y;
+        target_size += double(target[d]) * target[d];
+    }
+    if (category_score) {
+        float best = 0;
+        for (int64_t i = 0; i < core.distinct; ++i) best = std::fabs(category_score[ids[i]]) > best ? std::fabs(category_score[ids[i]]) : best;
+        category_most = best;
+    }
+    double unit = most / MOST_QUERY;
+    unit = category_most / kMostAdded > unit ? category_most / kMostAdded : unit;
+    unit = least_unit > unit ? least_unit : unit;
+    // Its inverse must be a float where something is multiplied by it.
+    if (unit == 0 || ((p.bias_L || category_score) && unit < 1e-30)) unit = 1e-30;
+    const double inverse = 1 / unit;
+    int64_t sum = 0;
+    int8_t* const dims = reinterpret_cast<int8_t*>(query.dims);
+    for (int64_t d = 0; d < 4 * core.quads; ++d) {
+        const double y = d < c.width ? target[d] * scale[d] : 0;
+        const double rounded = std::rint(y * inverse);
+        const double left = y - unit * rounded;
+        dims[d] = int8_t(rounded);
+        sum += int64_t(rounded);
+        residue += left * left;
+    }
+    query.unit = unit;
+    query.inverse_unit = float(inverse);
+    query.offset = 128 * sum;
+    const double added = (p.bias_L ? p.bias_most : 0) + category_most;
+    const double fp32 = double(c.width + 8) * (std::ldexp(std::sqrt(target_size) * core.key_norm + added, -24) + std::ldexp(1.0, -148));
+    query.error = (std::sqrt(size) * core.residue_norm + std::sqrt(residue) * core.integer_norm + fp32) * 1.0001 +
+                  unit * kAddedError * ((p.bias_L ? 1 : 0) + (category_score ? 1 : 0));
+    if (category_score) {
+        for (int64_t i = 0; i < core.distinct; i += 16) {
+            const I id = iload(ids + i);  // padded
+            istore(query.category + i, ito(fmul(fgather(category_score, id), fset(query.inverse_unit))));
+        }
+    }
+}
+
+INLINE I added_units(const float* bias, float inverse_unit) {
+    return imax(ito(fmul(fload(bias), fset(inverse_unit))), iset(kInvalid));
+}
+
+// The maxima of the 16 groups of one block for T targets.
+template <int T>
+INLINE void block_maxima(const uint8_t* blocked, int64_t quads, const Query* query, const int32_t* bias, I* best) {
+    constexpr int V = TILE_VECTORS;
+    UNROLL for (int t = 0; t < T; ++t) best[t] = iset(INT32_MIN);
+    const int32_t* dims[T];
+    UNROLL for (int t = 0; t < T; ++t) dims[t] = query[t].dims;
+    for (int64_t first = 0; first < 16; first += V) {
+        const uint8_t* const keys = blocked + first * quads * 64;
+        I sum[T][V];
+        UNROLL for (int v = 0; v < V; ++v) {
+            const I start = bias ? iload(bias + 16 * (first + v)) : iset(0);
+            UNROLL for (int t = 0; t < T; ++t) sum[t][v] = start;
+        }
+        for (int64_t quad = 0; quad < quads; ++quad) {
+            I key[V];
+            UNROLL for (int v = 0; v < V; ++v) key[v] = iload(keys + (v * quads + quad) * 64);
+            UNROLL for (int t = 0; t < T; ++t) {
+                const I q = iset(dims[t][quad]);
+                UNROLL for (int v = 0; v < V; ++v) sum[t][v] = dot4(sum[t][v], key[v], q);
+            }
+        }
+        UNROLL for (int t = 0; t < T; ++t) UNROLL for (int v = 0; v < V; ++v) best[t] = imax(best[t], sum[t][v]);
+    }
+}
+
+// What is added to the maxima of a block: the category scores of its groups.
+INLINE I group_added(const PreparedKeys& core, const Query& query, int64_t block) {
+    const int32_t* const place = core.at<int32_t>(core.group_place) + 16 * block;
+    const I first = iset(place[0]);
+    // Categories of the groups of a block are neighbors, one place apart at the most.
+    return ipick(query.category + place[0], isub(iload(place), first));
+}
+
+template <int T>
+INLINE void store_maxima(const PreparedKeys& core, const Query* query, int64_t block, const I* best, int32_t* const* maxima) {
+    UNROLL for (int t = 0; t < T; ++t) {
+        I one = best[t];
+        if (query[t].category) one = iadd(one, group_added(core, query[t], block));
+        istore(maxima[t] + 16 * block, one);
+    }
+}
+
+// Maxima of all groups for `targets` targets: maxima[t][16 blocks].
+TARGET static void group_maxima(const SearchPlan& p, const Query* query, int targets, int32_t* const* maxima) {
+    const PreparedKeys& core = *p.core;
+    const uint8_t* blocked = core.at<uint8_t>(core.blocked);
+    alignas(64) int32_t bias[kBlock];
+    for (int64_t block = 0; block < core.blocks; ++block, blocked += kBlock * 4 * core.quads) {
+        if (p.bias_blocked)
+            for (int i = 0; i < 16; ++i) istore(bias + 16 * i, added_units(p.bias_blocked + kBlock * block + 16 * i, query[0].inverse_unit));
+        const int32_t* const add = p.bias_blocked ? bias : nullptr;
+        int t = 0;
+        for (; t + TILE_TARGETS <= targets; t += TILE_TARGETS) {
+            I best[TILE_TARGETS];
+            block_maxima<TILE_TARGETS>(blocked, core.quads, query + t, add, best);
+            store_maxima<TILE_TARGETS>(core, query + t, block, best, maxima + t);
+        }
+        for (; t < targets; ++t) {
+            I best[1];
+            block_maxima<1>(blocked, core.quads, query + t, add, best);
+            store_maxima<1>(core, query + t, block, best, maxima + t);
+        }
+    }
+    // Groups that do not exist.
+    for (int t = 0; t < targets; ++t)
+        for (int64_t g = core.groups; g < 16 * core.blocks; ++g) maxima[t][g] = INT32_MIN;
+}
+
+// The groups whose maximum is at least `cut`. Returns how many; 16 more can be written.
+TARGET static int64_t groups_reaching(const int32_t* maxima, int64_t blocks, int32_t cut, int32_t* groups) {
+    int64_t n = 0;
+    const I bound = iset(cut), lanes = ilanes();
+    for (int64_t block = 0; block < blocks; ++block) {
+        const uint32_t mask = at_least(iload(maxima + 16 * block), bound);
+        icompress(groups + n, mask, iadd(lanes, iset(int32_t(16 * block))));
+        n += bits_set(mask);
+    }
+    return n;
+}
+
+// The rows of these groups whose integer score is at least `cut`. Returns how many; 16 more can be written.
+TARGET static int64_t rows_reaching(const SearchPlan& p, const Query& query, const int32_t* groups, int64_t count, int32_t cut, int32_t* rows) {
+    const PreparedKeys& core = *p.core;
+    const int64_t quads = core.quads;
+    const uint8_t* const grouped = core.at<uint8_t>(core.grouped);
+    const int32_t *const row = core.at<int32_t>(core.row), *const place = core.at<int32_t>(core.group_place);
+    const uint16_t* const own = core.at<uint16_t>(core.own);
+    const I bound = iset(cut);
+    int64_t n = 0;
+    for (int64_t i = 0; i < count; ++i) {
+        const int64_t g = groups[i];
+        const uint8_t* const keys = grouped + g * quads * 64;
+        I sum = p.bias_grouped ? added_units(p.bias_grouped + 16 * g, query.inverse_unit) : iset(0);
+        if (query.category) sum = iadd(sum, iset(query.category[place[g]]));
+        for (int64_t quad = 0; quad < quads; ++quad) sum = dot4(sum, iload(keys + quad * 64), iset(query.dims[quad]));
+        const uint32_t mask = at_least(sum, bound) & own[g];
+        icompress(rows + n, mask, iload(row + 16 * g));
+        n += bits_set(mask);
+    }
+    return n;
+}

@@ -1,0 +1,117 @@
+// A few threads that wait for work: starting one takes as long as a small search, and its memory would be fresh each time.
+#if !defined(_WIN32)
+#include <pthread.h>
+#endif
+
+#include <condition_variable>
+#include <cstdlib>
+#include <deque>
+#include <mutex>
+#include <new>
+#include <system_error>
+#include <thread>
+
+#include "search_call.hpp"
+
+namespace {
+
+struct Job {
+    void (*search)(const SearchPlan&);
+    const SearchPlan* plan;
+    int64_t wanted, running;
+};
+
+void run_job(const Job& job) {
+    try {
+        job.search(*job.plan);
+    } catch (const std::bad_alloc&) {
+        job.plan->no_memory->store(true);
+    }
+}
+
+class Pool {
+  public:
+    void run(Job& job) {
+        {
+            const std::lock_guard<std::mutex> hold(lock_);
+            while (threads_ < job.wanted && start()) {
+            }
+            jobs_.push_back(&job);
+        }
+        for (int64_t i = 0; i < job.wanted; ++i) work_.notify_one();
+        run_job(job);
+        std::unique_lock<std::mutex> hold(lock_);
+        // Who has not come by now need not come: nothing is left to do.
+        for (auto at = jobs_.begin(); at != jobs_.end(); ++at) {
+            if (*at == &job) {
+                jobs_.erase(at);
+                break;
+            }
+        }
+        done_.wait(hold, [&job] { return job.running == 0; });
+    }
+
+  private:
+    bool start() {
+        try {
+            std::thread([this] { serve(); }).detach();
+        } catch (const std::system_error&) {
+            return false;  // no thread to be had: the caller does all of it
+        }
+        ++threads_;
+        return true;
+    }
+
+    void serve() {
+        std::unique_lock<std::mutex> hold(lock_);
+        for (;;) {
+            work_.wait(hold, [this] { return !jobs_.empty(); });
+            Job* const job = jobs_.front();
+            if (--job->wanted == 0) jobs_.pop_front();
+            ++job->running;
+            hold.unlock();
+            run_job(*job);
+            hold.lock();
+            if (--job->running == 0) done_.notify_all();
+        }
+    }
+
+    std::mutex lock_;
+    std::condition_variable work_, done_;
+    std::deque<Job*> jobs_;
+    int64_t threads_ = 0;
+};
+
+// Never destroyed: its threads outlive main. A forked child has none of them, so it gets a new one.
+std::atomic<Pool*> pool{nullptr};
+
+Pool& the_pool() {
+    static std::once_flag once;
+    std::call_once(once, [] {
+        pool = new Pool;
+#if !defined(_WIN32)
+        pthread_atfork(nullptr, nullptr, [] { pool = new Pool; });
+#endif
+    });
+    return *pool;
+}
+
+}  // namespace
+
+void run_shared(void (*search)(const SearchPlan&), const SearchPlan& plan, int64_t helpers) {
+    Job job{search, &plan, helpers, 0};
+    if (helpers <= 0) run_job(job);
+    else the_pool().run(job);
+}
+
+Arena::~Arena() { std::free(data); }
+
+void Arena::reserve(size_t bytes) {
+    if (bytes <= size) return;
+    std::free(data);
+    size = 0;
+    const size_t wanted = (bytes + bytes / 4 + 4095) / 4096 * 4096;
+    data = static_cast<char*>(std::aligned_alloc(4096, wanted));
+    if (data == nullptr) throw std::bad_alloc();
+    size = wanted;
+}

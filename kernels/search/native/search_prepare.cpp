@@ -1,0 +1,177 @@
+// Prepared keys: which rows are searched in integers, in which groups, and the scale of each dimension.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <vector>
+
+#include "search_call.hpp"
+
+namespace {
+
+// Rows more than this many times longer than the 1/64 longest are left out of the integers, whose scale they would spoil.
+constexpr double kOutlierRatio = 2;
+constexpr float kLift = 1.2089258196146292e24f;  // 2^80: brings denormal keys into the range of normal ones
+
+int64_t padded(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+// The distinct ids ascending, and the place of each row's id among them.
+void places(const PrepareCall& call, std::vector<int32_t>& ids, std::vector<int32_t>& place) {
+    const int64_t n = call.length;
+    place.assign(size_t(n), 0);
+    if (call.category == nullptr) {
+        ids.assign(1, 0);
+        return;
+    }
+    const auto [low, high] = std::minmax_element(call.category, call.category + n);
+    const int64_t range = int64_t(*high) - *low + 1, base = *low;
+    if (range <= 8 * n + 65536) {
+        std::vector<int32_t> at(size_t(range), -1);
+        for (int64_t i = 0; i < n; ++i) at[size_t(call.category[i] - base)] = 0;
+        for (int64_t i = 0; i < range; ++i)
+            if (at[size_t(i)] == 0) at[size_t(i)] = int32_t(ids.size()), ids.push_back(int32_t(base + i));
+        for (int64_t i = 0; i < n; ++i) place[size_t(i)] = at[size_t(call.category[i] - base)];
+        return;
+    }
+    ids.assign(call.category, call.category + n);
+    std::sort(ids.begin(), ids.end());
+    ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+    for (int64_t i = 0; i < n; ++i) place[size_t(i)] = int32_t(std::lower_bound(ids.begin(), ids.end(), call.category[i]) - ids.begin());
+}
+
+// Offsets for so many groups; returns the bytes.
+int64_t lay_out(PreparedKeys& core, int64_t length, int64_t width, int64_t groups, int64_t distinct, int64_t outliers) {
+    core = PreparedKeys{};
+    core.length = length;
+    core.width = width;
+    core.quads = (width + 3) / 4;
+    core.groups = groups;
+    core.blocks = (groups + 15) / 16;
+    core.distinct = distinct;
+    core.outliers = outliers;
+    int64_t at = padded(sizeof(PreparedKeys), 64);
+    const auto take = [&at](int64_t bytes) {
+        const int64_t here = at;
+        at += padded(bytes, 64);
+        return here;
+    };
+    core.scale = take(8 * 4 * core.quads);
+    core.blocked = take(kBlock * 4 * core.quads * core.blocks);
+    core.grouped = take(kBlock * 4 * core.quads * core.blocks);
+    core.row = take(4 * kBlock * core.blocks);
+    core.own = take(2 * 16 * core.blocks);
+    core.category = take(4 * (distinct + 32));
+    core.group_place = take(4 * 16 * core.blocks);
+    core.outlier = take(4 * outliers);
+    return at;
+}
+
+int64_t groups_of(const std::vector<int64_t>& count) {
+    int64_t groups = 0;
+    for (const int64_t n : count) groups += (n + kGroup - 1) / kGroup;
+    return groups;
+}
+
+// The largest magnitude in each dimension, over rows that are in a group. Bits of positive floats are in their order.
+std::vector<float> most_of(const PrepareCall& call, const std::vector<char>* out) {
+    std::vector<int32_t> most(size_t(call.width), 0);
+    int32_t* const m = most.data();
+    for (int64_t i = 0; i < call.length; ++i) {
+        if (out && (*out)[size_t(i)]) continue;
+        int32_t bits;
+        const float* const row = call.key + i * call.width;
+        for (int64_t d = 0; d < call.width; ++d) {
+            std::memcpy(&bits, row + d, sizeof bits);
+            bits &= 0x7fffffff;
+            m[d] = m[d] > bits ? m[d] : bits;
+        }
+    }
+    std::vector<float> value(size_t(call.width), 0.0f);
+    std::memcpy(value.data(), most.data(), size_t(call.width) * sizeof(float));
+    return value;
+}
+
+std::vector<int32_t> outliers_of(const PrepareCall& call, const SearchLevel& level, float most) {
+    std::vector<int32_t> rows;
+    const int64_t few = std::min<int64_t>(kMostOutliers, call.length / 64);
+    if (few == 0 || most == 0) return rows;
+    std::vector<float> size(size_t(padded(call.length, 16)));
+    // Twice, as the inverse of a denormal is no float.
+    const bool tiny = most < 1e-30f;
+    if (tiny) return rows;
+    level.measure(call.key, call.length, call.width, 1 / most, size.data());
+    size.resize(size_t(call.length));
+    std::vector<float> sorted = size;
+    std::nth_element(sorted.begin(), sorted.begin() + few, sorted.end(), std::greater<float>());
+    const float limit = float(kOutlierRatio * kOutlierRatio) * sorted[size_t(few)];
+    for (int64_t i = 0; i < call.length; ++i)
+        if (size[size_t(i)] > limit) rows.push_back(int32_t(i));
+    return rows;
+}
+
+}  // namespace
+
+int64_t prepared_bytes(const PrepareCall& call) {
+    std::vector<int32_t> ids, place;
+    places(call, ids, place);
+    std::vector<int64_t> count(ids.size(), 0);
+    for (const int32_t p : place) ++count[size_t(p)];
+    PreparedKeys core;
+    return lay_out(core, call.length, call.width, groups_of(count), int64_t(ids.size()), kMostOutliers);
+}
+
+void prepare_keys(const PrepareCall& call, const SearchLevel& level) {
+    std::vector<int32_t> ids, place;
+    places(call, ids, place);
+    std::vector<float> most = most_of(call, nullptr);
+    const float all = *std::max_element(most.begin(), most.end());
+    const std::vector<int32_t> outliers = outliers_of(call, level, all);
+    std::vector<char> out(size_t(call.length), 0);
+    for (const int32_t row : outliers) out[size_t(row)] = 1;
+    double square = 0;
+    for (const float m : most) square += double(m) * m;
+    if (!outliers.empty()) most = most_of(call, &out);
+
+    std::vector<int64_t> count(ids.size(), 0), next(ids.size(), 0);
+    for (int64_t i = 0; i < call.length; ++i) count[size_t(place[size_t(i)])] += !out[size_t(i)];
+    PreparedKeys& core = *static_cast<PreparedKeys*>(call.core);
+    lay_out(core, call.length, call.width, groups_of(count), int64_t(ids.size()), int64_t(outliers.size()));
+    core.key_norm = std::sqrt(square);
+    core.key_most = all;
+    std::copy(outliers.begin(), outliers.end(), core.at<int32_t>(core.outlier));
+    int32_t* const category = core.at<int32_t>(core.category);
+    std::copy(ids.begin(), ids.end(), category);
+    std::fill(category + ids.size(), category + ids.size() + 32, ids.back());
+
+    // Slots: category by category, the rows of each in their order; what is left of its last group repeats its first row.
+    int32_t *const row = core.at<int32_t>(core.row), *const group_place = core.at<int32_t>(core.group_place);
+    uint16_t* const own = core.at<uint16_t>(core.own);
+    int64_t group = 0;
+    std::vector<int64_t> first(ids.size(), 0);
+    for (size_t p = 0; p < ids.size(); ++p) {
+        first[p] = next[p] = kGroup * group;
+        for (int64_t g = (count[p] + kGroup - 1) / kGroup; g > 0; --g) group_place[group++] = int32_t(p);
+    }
+    for (int64_t g = group; g < 16 * core.blocks; ++g) group_place[g] = group ? group_place[group - 1] : 0;
+    for (int64_t i = 0; i < call.length; ++i)
+        if (!out[size_t(i)]) row[next[size_t(place[size_t(i)])]++] = int32_t(i);
+    std::fill(own, own + 16 * core.blocks, uint16_t(0));
+    for (size_t p = 0; p < ids.size(); ++p) {
+        for (int64_t slot = first[p]; slot < next[p]; ++slot) own[slot / kGroup] = uint16_t(own[slot / kGroup] | 1u << slot % kGroup);
+        for (int64_t slot = next[p]; slot % kGroup; ++slot) row[slot] = row[slot / kGroup * kGroup];
+    }
+    std::fill(row + kGroup * group, row + kBlock * core.blocks, group ? row[0] : 0);
+
+    // A dimension that is far smaller than the others needs no scale of its own: all of it is less than their residue.
+    const float largest = *std::max_element(most.begin(), most.end());
+    const bool tiny = largest < 1e-18f;
+    const double lift = tiny ? kLift : 1, least = double(largest) * 1e-9;
+    double* const scale = core.at<double>(core.scale);
+    std::vector<float> inverse(size_t(call.width), 0.0f);
+    for (int64_t d = 0; d < 4 * core.quads; ++d) {
+        const double m = d < call.width ? std::max(double(most[size_t(d)]), least) : 0;
+        scale[d] = m / 127;
+        if (d < call.width && m > 0) inverse[size_t(d)] = float(127 / (m * lift));
+    }
+    level.quantise(core, call.key, float(lift), inverse.data());
+}
