@@ -12,6 +12,7 @@ import polars as pl
 from model.data.public_set import PublicSet, convert
 from model.data.raw_log import Progress, RawDataError, RawFormat, ReadReport, header_of, one_of, require_columns, whole_number
 from model.data.tidy import LAST_TIMESTAMP
+from model.data.tidy_writer import TidyWriter, distinct_items
 
 NEEDED = ("user_id", "video_id", "time_ms", "is_click", "is_rand", "tab")
 FEATURES = ("video_id", "author_id", "tag")
@@ -21,20 +22,29 @@ _BATCH = 500_000
 def write_kuairand(source: Path, out: Path, skip_bad_rows: bool = False, progress: Progress = lambda done, of, what: None) -> ReadReport:
     """Write all `log_*.csv` of a folder (or its `data` folder), or one such file, as a tidy folder.
 
-    Behaviors are the clicked impressions. An impression without a click is no behavior: it is counted and not written. A video's category
-    is the first of its tags. Exact duplicates (same user, video and millisecond) are dropped and counted.
+    Behaviors are the clicked impressions; an impression without a click is no behavior, and counted as such. All impressions of users
+    with a behavior go to `impressions.parquet` with their labels. A video's category is the first of its tags. Exact duplicates (same
+    user, video, millisecond and label) are dropped and counted.
 
     Args: as in `convert`.
     Raises: RawDataError, OSError.
     """
     logs, features = _files(source)
-    items = (lambda joined, report: _videos(features, report, skip_bad_rows)) if features else _no_videos
-    return convert(
-        PublicSet(tuple((path, _form(path)) for path in logs), ("time_ms",), ("user_id", "item_id", "time_ms"), items),
-        out,
-        skip_bad_rows,
-        progress,
-    )
+
+    def items(joined: TidyWriter, report: ReadReport) -> pl.DataFrame:
+        known = distinct_items(joined.impressions)
+        if not features:
+            report.notes.append("no video_features_basic_*.csv beside the log: videos have no category")
+            return known
+        videos = _videos(features, report, skip_bad_rows)
+        bare = known.join(videos, on="item_id", how="anti")
+        if len(bare):
+            report.notes.append(f"{len(bare):,} videos of the logs are not in the features; they have no category")
+        return pl.concat([videos, bare], how="diagonal").sort("item_id")
+
+    forms = tuple((path, _form(path)) for path in logs)
+    made = PublicSet(forms, ("time_ms",), ("user_id", "item_id", "time_ms", "label"), items, impressions=True)
+    return convert(made, out, skip_bad_rows, progress)
 
 
 def _files(source: Path) -> tuple[list[Path], list[Path]]:
@@ -58,7 +68,7 @@ def _form(path: Path) -> RawFormat:
             *(one_of(name, ("0", "1")) for name in ("is_click", "is_rand")),
             whole_number("tab"),
         ),
-        drop=(pl.when(pl.col("is_click") == "0").then(pl.lit("impression without a click (label 0)")),),
+        drop=(),
         keep=(
             pl.col("user_id").cast(pl.Int64),
             pl.col("video_id").cast(pl.Int64).alias("item_id"),
@@ -66,12 +76,9 @@ def _form(path: Path) -> RawFormat:
             pl.col("time_ms").cast(pl.Int64),
             pl.col("is_rand").cast(pl.Int8),
             pl.col("tab").cast(pl.Int64),
+            pl.col("is_click").cast(pl.Int8).alias("label"),
         ),
     )
-
-
-def _no_videos(joined: Path, report: ReadReport) -> None:
-    report.notes.append("no video_features_basic_*.csv beside the log: there is no items.parquet, and videos have no category")
 
 
 def _videos(paths: list[Path], report: ReadReport, skip: bool) -> pl.DataFrame:

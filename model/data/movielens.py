@@ -10,6 +10,7 @@ import polars as pl
 from model.data.public_set import PublicSet, convert, source_file
 from model.data.raw_log import Progress, RawDataError, RawFormat, ReadReport, header_of, whole_number
 from model.data.tidy import LAST_TIMESTAMP
+from model.data.tidy_writer import TidyWriter
 
 FILES = ("ratings.csv", "ratings.dat")
 _COLUMNS = ("user_id", "item_id", "rating", "timestamp")
@@ -48,7 +49,7 @@ def write_movielens(source: Path, out: Path, skip_bad_rows: bool = False, progre
     )
     films = path.with_name(f"movies{path.suffix}")
 
-    def items(joined: Path, report: ReadReport) -> pl.DataFrame | None:
+    def items(joined: TidyWriter, report: ReadReport) -> pl.DataFrame | None:
         if films.is_file():
             return _films(films, report, skip_bad_rows)
         report.notes.append(f"no {films.name} beside {path.name}: there is no items.parquet, and films have no category")

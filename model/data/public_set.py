@@ -16,13 +16,15 @@ from model.data.tidy_writer import TidyWriter
 class PublicSet:
     """Source files with their formats, and how their behaviors become a tidy folder.
 
-    `order` and `distinct` as in `TidyWriter`; `items` makes the catalogue of the joined interactions, or answers None for a set without.
+    `order`, `distinct` and `impressions` as in `TidyWriter`; `items` makes the catalogue once all is joined, or answers None for a set
+    without.
     """
 
     files: tuple[tuple[Path, RawFormat], ...]
     order: tuple[str, ...]
     distinct: tuple[str, ...]
-    items: Callable[[Path, ReadReport], pl.DataFrame | None]
+    items: Callable[[TidyWriter, ReadReport], pl.DataFrame | None]
+    impressions: bool = False
 
 
 def convert(source: PublicSet, out: Path, skip_bad_rows: bool, progress: Progress = lambda done, of, what: None) -> ReadReport:
@@ -34,7 +36,7 @@ def convert(source: PublicSet, out: Path, skip_bad_rows: bool, progress: Progres
     report = ReadReport()
     size = sum(path.stat().st_size for path, _ in source.files)
     before = 0
-    with TidyWriter(out, size, source.order, source.distinct) as writer:
+    with TidyWriter(out, size, source.order, source.distinct, source.impressions) as writer:
         for path, form in source.files:
 
             def read(done: int, path: Path = path, before: int = before) -> None:
@@ -45,7 +47,7 @@ def convert(source: PublicSet, out: Path, skip_bad_rows: bool, progress: Progres
             before += path.stat().st_size
         writer.join(report, lambda done, of: progress(size * done // of, size, "sorting by user"))
         progress(size, size, "collecting items")
-        writer.publish(source.items(writer.interactions, report), report)
+        writer.publish(source.items(writer, report), report)
     return report
 
 

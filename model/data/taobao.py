@@ -41,5 +41,7 @@ def write_taobao(
         header=False,
     )
     path = source_file(source, FILES)
-    made = PublicSet(((path, form),), ("timestamp",), _COLUMNS, lambda joined, report: newest_of_item(joined, ("category_id",), report))
+    made = PublicSet(
+        ((path, form),), ("timestamp",), _COLUMNS, lambda joined, report: newest_of_item(joined.interactions, ("category_id",), report)
+    )
     return convert(made, out, skip_bad_rows, progress)

@@ -71,6 +71,9 @@ def write_tmall(
         ),
     )
     made = PublicSet(
-        ((path, form),), ("timestamp",), (), lambda joined, report: newest_of_item(joined, ("category_id", "seller", "brand"), report)
+        ((path, form),),
+        ("timestamp",),
+        (),
+        lambda joined, report: newest_of_item(joined.interactions, ("category_id", "seller", "brand"), report),
     )
     return convert(made, out, skip_bad_rows, progress)

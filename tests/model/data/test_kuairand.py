@@ -7,9 +7,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from model.data.impressions import impression_targets
 from model.data.kuairand import write_kuairand
+from model.data.protocol import ProtocolConfig
 from model.data.raw_log import RawDataError, ReadReport
 from model.data.tidy import read_tidy
+from model.data.tidy_writer import NOT_TAKEN
 
 LOG = (
     "user_id,video_id,date,hourmin,time_ms,is_click,is_like,is_follow,is_comment,is_forward,is_hate,long_view,play_time_ms,duration_ms,"
@@ -46,17 +49,36 @@ def test_clicks_of_all_logs_become_behaviors_in_the_order_of_milliseconds(tmp_pa
     features = ['11,5,NORMAL,2022-04-01,ShortImport,public,9.0,720,1280,1,9.0,"39, 12"', "12,6,AD,2022-04-01,X,public,,720,1280,,,7"]
     source = folder(tmp_path, standard, [line(2, 14, 1650600000000, 1, rand=1)], [*features, "14,7,NORMAL,,,,,,,,,"])
     report, frame = convert(source)
-    assert report.dropped == {"impression without a click (label 0)": 1}
+    assert report.dropped == {NOT_TAKEN: 1}
     assert frame.sort("user_id", maintain_order=True).rows() == [
         (2, 14, 1650600000, 1650600000000, 1, 1),
         (3, 12, 1649389600, 1649389600100, 0, 1),
         (3, 11, 1649389600, 1649389600900, 0, 1),
     ]
     items = pl.read_parquet(source / "out/items.parquet")
-    assert items.select("item_id", "category_id", "tags").rows() == [(11, "39", "39, 12"), (12, "7", "7"), (14, None, "")]
+    assert items.select("item_id", "category_id", "tags").rows() == [
+        (11, "39", "39, 12"),
+        (12, "7", "7"),
+        (13, None, None),
+        (14, None, ""),
+    ]
+    assert report.notes == ["1 videos of the logs are not in the features; they have no category"]
     log = read_tidy(source / "out")
     assert (log.num_behaviors, log.category_id) == (3, ["39", "7"])
     assert [log.item_id[code] for code in log.item[-2:]] == ["12", "11"], "milliseconds order what seconds cannot"
+
+
+def test_all_impressions_of_users_with_a_click_are_targets(tmp_path: Path) -> None:
+    start = 1649389600000
+    rows = [line(3, n % 7, start + n * 60_000, int(n % 3 == 0)) for n in range(60)] + [line(9, 1, start, 0), line(9, 2, start, 0)]
+    source = folder(tmp_path, rows)
+    report, frame = convert(source)
+    assert report.written == {"behaviors": 20, "users": 1, "impressions": 60, "items": 7}
+    assert len(frame) == 20 and "label" not in frame.columns
+    targets = impression_targets(source / "out", read_tidy(source / "out"), ProtocolConfig(first_target=2))
+    assert targets.label.sum() + 2 == 20, "the first two clicks have less history than a target needs"
+    later = targets.history_end[targets.timestamp == start // 1000 + 30 * 60]
+    assert later.tolist() == [10], "the ten clicks before the thirtieth minute, and not the one in it"
 
 
 def test_a_click_logged_twice_counts_once(tmp_path: Path) -> None:
@@ -64,7 +86,7 @@ def test_a_click_logged_twice_counts_once(tmp_path: Path) -> None:
     report, frame = convert(folder(tmp_path, twice))
     assert report.dropped == {"exact duplicate": 1}
     assert len(frame) == 2
-    assert report.notes == ["no video_features_basic_*.csv beside the log: there is no items.parquet, and videos have no category"]
+    assert report.notes == ["no video_features_basic_*.csv beside the log: videos have no category"]
 
 
 @pytest.mark.parametrize(
