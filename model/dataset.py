@@ -12,7 +12,7 @@ import torch
 from model.batch import UserBatch
 from model.config import TrainConfig
 from model.data.log import InteractionLog
-from model.data.protocol import TEST, TRAIN, VALIDATION, ProtocolConfig, Targets, split_targets, training_period_mask
+from model.data.protocol import TEST, TRAIN, VALIDATION, ProtocolConfig, Targets, place_of_behavior, split_targets, training_period_mask
 from model.feature_source import FeatureSource, FrozenWorld
 from model.features import FEATURE_NAMES
 from model.tables_layout import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW
@@ -150,7 +150,7 @@ def prepare(
         targets = split_targets(log, config.protocol)
     known = training_period_mask(log, config.protocol)
     source = FeatureSource(log, config.model.longest, config.taste_width, config.seed)
-    place = source.place()
+    place = place_of_behavior(log, config.protocol)
     progress("statistics of the training period")
     world = source.world(known)
     chosen = np.flatnonzero(targets.split == TRAIN)

@@ -123,9 +123,3 @@ class FeatureSource:
             begin = start if span is None else np.maximum(start, end - span)
             profiles.append(total[end - first] - total[begin - first])
         return taste_cosines(np.stack(profiles, axis=1), taste.vector[candidate]).reshape(-1, len(TASTE_SPANS))
-
-    def place(self) -> F64:
-        """Place of every behavior among its user's, 0..1: f64 [E]."""
-        count = np.diff(self._log.user_start)[self._user]
-        place: F64 = (np.arange(len(self._user)) - self._log.user_start[self._user]) / count
-        return place

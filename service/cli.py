@@ -70,7 +70,7 @@ def data_tmall(
 
 @data_app.command("kuairand")
 def data_kuairand(source: RawSource, out: RawOut, skip_bad_rows: SkipBad = False, as_json: Json = False) -> None:
-    """Convert KuaiRand (Pure, 1K or 27K) to the tidy format: the clicked impressions."""
+    """Convert KuaiRand (Pure, 1K or 27K) to the tidy format: clicks as behaviors, all impressions with their labels beside."""
     from model.data.kuairand import write_kuairand
     from service.commands.data import public_set
 
@@ -129,6 +129,9 @@ def train(
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="passes over the training targets; default: the preset's")] = None,
     kept: Annotated[int | None, typer.Option("--kept", min=1, help="behaviors that search keeps; default: the preset's")] = None,
     impressions: Impressions = False,
+    split: Annotated[
+        str, typer.Option("--split", help="user: each user's own last behaviors are the test; time: everybody's latest")
+    ] = "user",
     threads: Annotated[
         int, typer.Option("--threads", min=1, help="threads of training; more than one helps only on an otherwise idle machine")
     ] = 1,
@@ -139,7 +142,7 @@ def train(
     """Train DARE and add it to the artifacts as the current version. Ctrl-C keeps a checkpoint; the same command resumes."""
     from service.commands.training import train_command
 
-    train_command(data, out, preset, seed, longest, epochs, kept, impressions, threads, fresh, skip_bad_rows, as_json)
+    train_command(data, out, preset, seed, longest, epochs, kept, impressions, split, threads, fresh, skip_bad_rows, as_json)
 
 
 @app.command()
@@ -260,6 +263,22 @@ def bench_retrieval(
     from service.commands.bench import bench_retrieval
 
     bench_retrieval(data, artifacts, version, targets, as_json)
+
+
+@bench_app.command("serve")
+def bench_serve(
+    artifacts: Artifacts = Path("artifacts"),
+    length: Annotated[int, typer.Option("--length", min=1, max=100_000, help="behaviors of each user")] = 10_000,
+    candidates: Annotated[int, typer.Option("--candidates", min=1, max=4096, help="candidates of each request")] = 512,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="time to load each service")] = 20.0,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="turns that each service's time is divided into")] = 5,
+    connections: Annotated[int, typer.Option("--connections", min=1, max=256, help="callers, who never wait between requests")] = 4,
+    as_json: Json = False,
+) -> None:
+    """The whole request over HTTP, side by side with a straightforward FastAPI + torch service of the same model; scores are compared first."""
+    from service.commands.bench_serve import bench_serve
+
+    bench_serve(artifacts, length, candidates, seconds, rounds, connections, as_json)
 
 
 @app.command()

@@ -12,6 +12,7 @@ from model.data.log import InteractionLog
 I64 = npt.NDArray[np.int64]
 TRAIN, VALIDATION, TEST = 0, 1, 2
 NEGATIVES = ("popularity", "paper")
+SPLITS = ("user", "time")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,8 @@ class ProtocolConfig:
 
     `negative_rule` "popularity" draws from the multiset of all training-period behaviors and excludes nothing. "paper" redraws items
     that the user ever consumed, as published; where people buy again that leaks the label.
+    `split` "user" cuts each user's own behaviors by their place, so a model has seen others' later behaviors; "time" cuts all users at
+    the same two moments, as a deployed model is cut.
     """
 
     seed: int = 0
@@ -29,12 +32,15 @@ class ProtocolConfig:
     first_target: int = 50
     negatives: int = 2
     negative_rule: str = "popularity"
+    split: str = "user"
     train_share: float = 0.7
     validation_share: float = 0.1
 
     def __post_init__(self) -> None:
         if self.negative_rule not in NEGATIVES:
             raise ValueError(f"negative_rule must be one of {', '.join(NEGATIVES)}, got {self.negative_rule!r}")
+        if self.split not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {self.split!r}")
         if self.negatives < 1:
             raise ValueError(f"negatives must be at least 1, got {self.negatives!r}")
         for name in ("seed", "first_target"):
@@ -70,13 +76,25 @@ class Targets:
 
 
 def split_of_behavior(log: InteractionLog, config: ProtocolConfig) -> npt.NDArray[np.int8]:
-    """TRAIN, VALIDATION or TEST for every behavior, by its place among its user's behaviors: i8 [E]."""
+    """TRAIN, VALIDATION or TEST for every behavior, by its place among its user's behaviors, or by its time among all: i8 [E]."""
+    shares = (config.train_share, config.train_share + config.validation_share)
+    if config.split == "time":
+        first, second = np.quantile(log.timestamp, shares, method="lower") if log.num_behaviors else (0, 0)
+        return np.where(log.timestamp < first, TRAIN, np.where(log.timestamp < second, VALIDATION, TEST)).astype(np.int8)
     length = np.repeat(np.diff(log.user_start), np.diff(log.user_start))
     place = np.arange(log.num_behaviors) - np.repeat(log.user_start[:-1], np.diff(log.user_start))
     # .7 * 90 is 62.99999999999999 in floats: without the margin a behavior of the training period would become a validation target.
-    train_end = np.floor(config.train_share * length + 1e-9)
-    validation_end = np.floor((config.train_share + config.validation_share) * length + 1e-9)
+    train_end, validation_end = (np.floor(share * length + 1e-9) for share in shares)
     return np.where(place < train_end, TRAIN, np.where(place < validation_end, VALIDATION, TEST)).astype(np.int8)
+
+
+def place_of_behavior(log: InteractionLog, config: ProtocolConfig) -> npt.NDArray[np.float64]:
+    """Share of its user's behaviors, or of all where the split is by time, that come before each behavior: f64 [E], 0..1."""
+    if config.split == "time":
+        return np.searchsorted(np.sort(log.timestamp), log.timestamp) / max(log.num_behaviors, 1)
+    length = np.repeat(np.diff(log.user_start), np.diff(log.user_start))
+    place: npt.NDArray[np.float64] = (np.arange(log.num_behaviors) - np.repeat(log.user_start[:-1], np.diff(log.user_start))) / length
+    return place
 
 
 def training_period_mask(log: InteractionLog, config: ProtocolConfig) -> npt.NDArray[np.bool_]:

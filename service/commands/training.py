@@ -24,6 +24,7 @@ def train_command(
     epochs: int | None,
     kept: int | None,
     impressions: bool,
+    split: str,
     threads: int,
     fresh: bool,
     skip_bad_rows: bool,
@@ -39,6 +40,10 @@ def train_command(
         config = replace(config, epochs=epochs)
     if kept is not None:
         config = replace(config, model=replace(config.model, kept=kept))
+    if split != config.protocol.split:
+        if impressions:
+            raise ValueError(f"--split {split} cannot be joined with --impressions: impressions are split by each user's own behaviors")
+        config = replace(config, protocol=replace(config.protocol, split=split))
     emit(train_on(data, out, config, fresh, skip_bad_rows, impressions), as_json)
 
 

@@ -252,3 +252,20 @@ def test_any_log_keeps_the_rules(histories: list[list[tuple[int, int, bool]]], f
     assert targets.split.tolist() == [oracle.split_of(p, n) for p, n in zip(where.tolist(), length.tolist(), strict=True)]
     assert set(targets.candidate[:, 1:].reshape(-1).tolist()) <= set(log.item[training_period_mask(log, config)].tolist())
     assert np.unique(np.stack([targets.user, targets.split], axis=1), axis=0, return_counts=True)[1].max() <= 2
+
+
+def test_a_split_by_time_cuts_all_users_at_the_same_moments() -> None:
+    log = random_log(21, users=12, items=30)
+    config = ProtocolConfig(split="time", first_target=1)
+    split = split_of_behavior(log, config)
+    newest = [log.timestamp[split == which].max() for which in (TRAIN, VALIDATION, TEST)]
+    oldest = [log.timestamp[split == which].min() for which in (TRAIN, VALIDATION, TEST)]
+    assert newest[0] < oldest[1] <= newest[1] < oldest[2]
+    assert np.mean(split == TRAIN) == pytest.approx(0.7, abs=0.05)
+    targets = split_targets(log, config)
+    assert set(targets.candidate[:, 1:].reshape(-1).tolist()) <= set(log.item[log.timestamp < oldest[1]].tolist())
+
+
+def test_an_unknown_split_is_refused() -> None:
+    with pytest.raises(ValueError, match="split must be one of user, time, got 'week'"):
+        ProtocolConfig(split="week")
