@@ -21,6 +21,7 @@ help:
 	@echo "make test    set up, then lint, types, import arrows and the whole test suite"
 	@echo "make test-gpu  the kernels for GPUs: in Triton's interpreter, or on the device where there is one (a gigabyte of packages)"
 	@echo "make setup   create .venv with the pinned dependencies (quick when nothing changed)"
+	@echo "make sanitize  the compiled kernels under the address and undefined-behavior sanitizers, then SECONDS of random calls"
 	@echo "make load    load-test a running service at URL for SECONDS with USERS clients"
 	@echo "make faults  break the service on purpose, at length; each fault's figure ends up in build/faults.md"
 	@echo "make clean   remove .venv and caches; data/ and artifacts/ stay"
@@ -56,6 +57,10 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Not part of `make test`: a minute or two.
+sanitize: setup
+	$(BIN)/python -m tests.kernels.native.sanitize --seconds $(SECONDS)
 
 load: setup
 	mkdir -p build

@@ -80,7 +80,7 @@ def last_line(text: str) -> str:
     return text.strip().splitlines()[-1][:200] if text.strip() else "no message"
 
 
-def compiled(command: list[str], library: Path, flags: tuple[str, ...] = FLAGS) -> str:
+def compiled(command: list[str], library: Path, flags: tuple[str, ...] = FLAGS, *, strip: bool = True) -> str:
     """Compile all sources with `command` into `library`, replaced in one step. Returns "" or the compiler's errors."""
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent, prefix=".native-") as folder:
@@ -94,7 +94,7 @@ def compiled(command: list[str], library: Path, flags: tuple[str, ...] = FLAGS) 
         if failed:
             return failed[0]
         linked = Path(folder) / LIBRARY
-        done = ran([*command, *flags, "-shared", "-s", "-o", str(linked), *map(str, objects)])
+        done = ran([*command, *flags, "-shared", *(["-s"] if strip else []), "-o", str(linked), *map(str, objects)])
         if done.returncode:
             return done.stderr
         # A process that has the old library mapped keeps it.

@@ -1,0 +1,181 @@
+"""Random calls of every compiled operation, at every CPU level, against its readable reference.
+
+python -m tests.kernels.native.fuzz [--seconds 60] [--seed 0] [--library PATH] [--only OPERATION]
+
+Shapes, values and layouts are drawn from a seed that is printed on failure. With a library built by `make sanitize` a read or write out of
+bounds ends the process; without, only wrong answers are found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from kernels import (
+    BehaviorRows,
+    HashIndex,
+    HeadWeights,
+    ItemBonus,
+    PreparedHead,
+    RankTables,
+    SearchKeys,
+    TargetRows,
+    lookup_rows,
+    native_library,
+    pool_and_score,
+    search_backends,
+    search_topk,
+)
+from kernels.ranking.bfloat16 import to_bfloat16
+
+Random = np.random.Generator
+
+
+def size(rng: Random, most: int) -> int:
+    """Small, near a power of two, or anything: where vector code has its edges."""
+    kind = rng.integers(3)
+    if kind == 0:
+        return int(rng.integers(0, 5))
+    if kind == 1:
+        return max(0, min(most, int(2 ** rng.integers(0, 12)) + int(rng.integers(-1, 2))))
+    return int(rng.integers(0, most + 1))
+
+
+def values(rng: Random, *shape: int) -> np.ndarray:
+    """float32 of one of several kinds: gaussian, whole, equal, heavy-tailed, tiny."""
+    made = {
+        0: lambda: rng.standard_normal(shape),
+        1: lambda: rng.integers(-3, 4, shape),
+        2: lambda: np.full(shape, rng.standard_normal()),
+        3: lambda: rng.standard_t(2, shape),
+        4: lambda: rng.standard_normal(shape) * 1e-39,
+    }[int(rng.integers(5))]()
+    return np.asarray(made, dtype=np.float32)
+
+
+def rows(rng: Random, high: int, many: int) -> np.ndarray:
+    return rng.integers(0, high, many).astype(np.int32)
+
+
+def fuzz_lookup(rng: Random) -> None:
+    wide = np.uint64(rng.integers(1, 2**62)) if rng.random() < 0.3 else np.uint64(2**64 - 1)
+    table = np.unique(rng.integers(0, wide, size(rng, 3000), dtype=np.uint64, endpoint=True))
+    wanted = rng.integers(0, wide, size(rng, 500), dtype=np.uint64, endpoint=True)
+    if len(table):
+        wanted = np.concatenate([wanted, rng.choice(table, size(rng, 500))])
+    index = HashIndex(table)
+    np.testing.assert_array_equal(lookup_rows(wanted, index, backend="native"), lookup_rows(wanted, index, backend="reference"))
+
+
+def fuzz_ranking(rng: Random) -> None:
+    n, k, length = size(rng, 90), size(rng, 130), size(rng, 300)
+    widths, extra, hidden = (size(rng, 70) for _ in range(3)), size(rng, 50), [max(1, size(rng, 70)) for _ in range(2)]
+    counts = [max(1, size(rng, 50)) for _ in range(3)]
+    tables = RankTables(*(values(rng, many, width) for many, width in zip(counts, widths, strict=True)))
+    if rng.random() < 0.5:
+        tables = RankTables(*(to_bfloat16(table) for table in (tables.item, tables.category, tables.recency)))
+    features = 3 * tables.width + 1 + extra
+    w1, w2 = values(rng, features, hidden[0]) / max(8, features), values(rng, *hidden) / 8
+    head = HeadWeights(w1, values(rng, hidden[0]), 0.25, w2, values(rng, hidden[1]), -0.1, values(rng, hidden[1]), 0.5)
+    index = rng.integers(-1, length, (n, k)).astype(np.int32) if length else np.full((n, k), -1, np.int32)
+    score = np.where(index >= 0, values(rng, n, k), np.nan).astype(np.float32)
+    given = {
+        "index_NK": index,
+        "score_NK": score,
+        "tables": tables,
+        "behavior": BehaviorRows(*(rows(rng, many, length) for many in counts)),
+        "target": TargetRows(rows(rng, counts[0], n), rows(rng, counts[1], n)),
+        "extra_NE": values(rng, n, extra),
+        "head": PreparedHead(head, tables) if rng.random() < 0.5 else head,
+    }
+    found = pool_and_score(**given, backend="native", num_threads=int(rng.integers(1, 4)))
+    truth = pool_and_score(**given, backend="numpy")
+    np.testing.assert_allclose(found[0], truth[0], atol=2e-5)
+    np.testing.assert_allclose(found[1], truth[1], rtol=1e-5, atol=1e-5)
+
+
+def fuzz_search(rng: Random) -> None:
+    n, length, width, k = size(rng, 40), size(rng, 3000), max(1, size(rng, 70)), max(1, size(rng, 130))
+    whole = rng.random() < 0.5
+    q, key = (rng.integers(-3, 4, shape).astype(np.float32) if whole else values(rng, *shape) for shape in ((n, width), (length, width)))
+    more: dict[str, object] = {}
+    category = None
+    if rng.random() < 0.4:
+        more["bias_L"] = rng.integers(-3, 4, length).astype(np.float32) if whole else values(rng, length)
+    if rng.random() < 0.4:
+        more["valid_L"] = rng.random(length) < rng.random()
+    if rng.random() < 0.4:
+        categories = max(1, size(rng, 300))
+        category = rows(rng, categories, length)
+        more["category_score_NC"] = rng.integers(-3, 4, (n, categories)).astype(np.float32) if whole else values(rng, n, categories)
+    if rng.random() < 0.4:
+        start = np.concatenate([[0], np.cumsum(rng.integers(0, 6, n))]).astype(np.int64) if length else np.zeros(n + 1, np.int64)
+        more["bonus"] = ItemBonus(start, rows(rng, max(1, length), int(start[-1])), float(rng.integers(-2, 5)))
+    keys = SearchKeys(key[: length // 2], None if category is None else category[: length // 2])
+    keys = keys.append(key[length // 2 :], None if category is None else category[length // 2 :])
+    found = search_topk(q, keys, k, **more, backend="native", num_threads=int(rng.integers(1, 4)))  # type: ignore[arg-type]
+    truth = search_topk(q, keys, k, **more, backend="reference")  # type: ignore[arg-type]
+    if whole:
+        np.testing.assert_array_equal(found[0], truth[0])
+    valid = truth[0] >= 0
+    np.testing.assert_array_equal(found[0] >= 0, valid)
+    scale = 1e-5 * max(1.0, float(np.linalg.norm(q, axis=1).max(initial=0)) * float(np.linalg.norm(key, axis=1).max(initial=0)))
+    np.testing.assert_allclose(found[1][valid], truth[1][valid], rtol=1e-5, atol=scale)
+
+
+def operations() -> dict[str, Callable[[Random], None]]:
+    """The operations with a compiled backend here."""
+    search = {"search": fuzz_search} if search_backends().get("native", (False, ""))[0] else {}
+    return {"lookup": fuzz_lookup, "ranking": fuzz_ranking, **search}
+
+
+def levels() -> list[str]:
+    """The CPU levels that this machine runs."""
+    (library, reason), names = native_library.library(), native_library.LEVELS
+    if library is None:
+        raise RuntimeError(reason)
+    return [name for name, number in names.items() if library.dare_cpu_runs(number)]
+
+
+def run(seconds: float, seed: int, force_level: Callable[[str], None], only: str | None = None) -> int:
+    """Call after call until the time is over. Returns how many were made. Raises: AssertionError naming operation, level and seed."""
+    until, calls = time.monotonic() + seconds, 0
+    chosen = list(operations().values()) if only is None else [operations()[only]]
+    while time.monotonic() < until:
+        rng = np.random.default_rng([seed, calls])
+        operation = chosen[calls % len(chosen)]
+        level = levels()[int(rng.integers(len(levels())))]
+        force_level(level)
+        try:
+            operation(rng)
+        except Exception as error:
+            raise AssertionError(f"{operation.__name__} at {level}, seed [{seed}, {calls}]: {error}") from error
+        calls += 1
+    return calls
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--library", type=Path)
+    parser.add_argument("--only", choices=["lookup", "ranking", "search"])
+    asked = parser.parse_args()
+    if asked.library is not None:
+        native_library.PATH = asked.library.resolve()
+
+    def force_level(level: str) -> None:
+        os.environ[native_library.LEVEL_VARIABLE] = level
+
+    calls = run(asked.seconds, asked.seed, force_level, asked.only)
+    print(f"{calls} calls of {asked.only or ', '.join(operations())} at {', '.join(levels())}: no difference, seed {asked.seed}")
+
+
+if __name__ == "__main__":
+    main()
