@@ -125,8 +125,8 @@ def _validated(frame: pl.DataFrame, path: Path, skip: bool) -> tuple[pl.DataFram
         negative = frame["label"].cast(pl.String).is_in(["0", "0.0", "false"])
         if negative.any():
             raise TidyDataError(
-                f"{path}: {int(negative.sum())} rows have label 0: impressions that were not taken are no behaviors, "
-                "and training on logged impressions is not supported yet; keep the rows with label 1"
+                f"{path}: {int(negative.sum())} rows have label 0: impressions that were not taken are no behaviors; "
+                "keep the rows with label 1 here, and all rows in impressions.parquet (docs/data.md)"
             )
     frame = _without_empty(frame, "user_id", "item_id", "category_id", "session_id")
     return frame.with_columns(pl.col("timestamp").cast(pl.Float64).cast(pl.Int64)), lines

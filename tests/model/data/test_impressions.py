@@ -89,3 +89,10 @@ def test_a_missing_file_column_or_split_is_said(tmp_path: Path) -> None:
     (tmp_path / "impressions.parquet").unlink()
     with pytest.raises(TidyDataError, match=r"impressions\.parquet is not there"):
         impression_targets(tmp_path, log, CONFIG)
+
+
+def test_labels_of_0_among_behaviors_are_sent_here(tmp_path: Path) -> None:
+    behaviors = {"user_id": [7, 7], "item_id": [1, 2], "timestamp": [100, 110], "label": [1, 0]}
+    pl.DataFrame(behaviors).write_parquet(tmp_path / "interactions.parquet")
+    with pytest.raises(TidyDataError, match=r"1 rows have label 0.*impressions\.parquet"):
+        read_tidy(tmp_path)
