@@ -281,6 +281,21 @@ def bench_serve(
     bench_serve(artifacts, length, candidates, seconds, rounds, connections, as_json)
 
 
+@app.command("key")
+def key(
+    name: Annotated[str, typer.Argument(help="what the key is called in refusals", show_default=False)],
+    scope: Annotated[list[str], typer.Option("--scope", help="score, behaviors or admin; may be given several times")],
+    tenant: Annotated[str, typer.Option("--tenant", help="whose users it reaches; default: the unnamed tenant's")] = "",
+    requests_per_s: Annotated[float | None, typer.Option("--requests-per-s", help="its quota; default: none")] = None,
+    burst: Annotated[int, typer.Option("--burst", min=1, help="requests at once within the quota")] = 10,
+    file: Annotated[Path, typer.Option("--file", help="key file to add it to, which DARE_API_KEYS then names")] = Path("keys.json"),
+) -> None:
+    """Make an API key: printed once, kept as a hash."""
+    from service.commands.keys import key_command
+
+    key_command(name, scope, tenant, requests_per_s, burst, file)
+
+
 @app.command()
 def doctor(artifacts: Artifacts = Path("artifacts"), as_json: Json = False) -> None:
     """Say what is installed, which backends run and why the others do not, and whether the artifacts are sound."""

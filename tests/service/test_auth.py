@@ -14,6 +14,7 @@ from fastapi.routing import APIRoute
 
 from service.app import create_app
 from service.auth import Quota
+from service.commands.keys import key_command
 from service.memory_store import MemoryStore
 from service.settings import Settings
 from tests.conftest import Tiny
@@ -189,3 +190,19 @@ def test_without_keys_another_sites_page_cannot_reach_it(server: Server) -> None
     refused(server.client.post("/v1/score", json=ASK, headers={"Origin": "https://evil.example"}), 403)
     refused(server.client.delete("/v1/users/u", headers={"Origin": "null"}), 403)
     assert server.client.post("/v1/score", json=ASK, headers={"Origin": f"http://{host}"}).status_code == 200
+
+
+def test_a_key_that_the_command_made_opens_the_service(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "keys.json"
+    key_command("shop", ["score"], "shop", 5.0, 2, file)
+    key = capsys.readouterr().out.strip()
+    assert key not in file.read_text() and file.stat().st_mode & 0o077 == 0
+    for name, scopes, named in (("shop", ["score"], "already"), ("other", ["everything"], "everything")):
+        with pytest.raises(ValueError, match=named):
+            key_command(name, scopes, "", None, 10, file)
+    server = Server(Settings(artifacts=tiny.artifacts, api_keys=file, development=False), MemoryStore())
+    try:
+        statuses = [server.client.post("/v1/score", json=ASK, headers={"Authorization": f"Bearer {key}"}).status_code for _ in range(3)]
+        assert statuses == [200, 200, 429]
+    finally:
+        server.stop()
