@@ -57,9 +57,10 @@ def _train_apart(data: Path, artifacts: Path) -> None:
     arguments = ["train", "--data", str(data), "--out", str(artifacts), "--preset", "demo"]
     # A session of its own, so that Ctrl-C comes once, through us, and the training has the time to finish its step and its checkpoint.
     with subprocess.Popen([sys.executable, "-m", "service", *arguments], start_new_session=True) as training:
-        while training.poll() is None:
+        while True:
             try:
                 training.wait()
+                break
             except KeyboardInterrupt:
                 training.send_signal(signal.SIGINT)
     if training.returncode == _INTERRUPTED:

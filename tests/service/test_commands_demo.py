@@ -96,11 +96,9 @@ import os, signal, sys
 if "train" in sys.orig_argv:
     from torch.optim.optimizer import register_optimizer_step_post_hook
     def interrupt(*_):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         os.kill(os.getppid(), signal.SIGINT)
-        while signal.SIGINT not in signal.sigpending():
+        while not signal.getsignal(signal.SIGINT).__self__.heard:
             pass
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     register_optimizer_step_post_hook(interrupt)
 """
 
