@@ -163,6 +163,8 @@ class Models:
         if served is self.active:
             return
         _log.info("serving %s, before %s", served.version, self.active.version)
+        if self.active not in (self.canary, self.shadow):
+            self.active.users.retire()
         self._metrics.model.labels(self.active.version).set(0)
         self._metrics.model.labels(served.version).set(1)
         self._metrics.model_changes.labels("served").inc()

@@ -69,7 +69,17 @@ class UserCache:
         with self._lock:
             self._erasures += 1
             self._drop(user_id)
-            self._metrics.user_cache_bytes.set(self._bytes)
+
+    def state_bytes(self) -> int:
+        """Bytes held now."""
+        return self._bytes
+
+    def retire(self) -> None:
+        """Let go of everything and hold nothing any more: the model version answers no new request."""
+        with self._lock:
+            self._max_bytes = 0
+            while self._held:
+                self._drop(next(iter(self._held)))
 
     def _hold(self, user_id: str, sequence: BehaviorSequence, length: int, state: UserState, erasures: int) -> None:
         with self._lock:
@@ -80,15 +90,19 @@ class UserCache:
                 return  # another request has seen more behaviors meanwhile
             self._drop(user_id)
             self._held[user_id] = (sequence.epoch, length, state)
-            self._bytes += state.nbytes
+            self._count(state.nbytes)
             while self._bytes > self._max_bytes and self._held:
                 self._drop(next(iter(self._held)))
-            self._metrics.user_cache_bytes.set(self._bytes)
 
     def _drop(self, user_id: str) -> None:
         held = self._held.pop(user_id, None)
         if held is not None:
-            self._bytes -= held[2].nbytes
+            self._count(-held[2].nbytes)
+
+    def _count(self, nbytes: int) -> None:
+        self._bytes += nbytes
+        # Several model versions may hold users at a time: the gauge is their sum.
+        self._metrics.user_cache_bytes.inc(nbytes)
 
 
 def _agrees(held: tuple[int, int, UserState], sequence: BehaviorSequence, length: int) -> bool:

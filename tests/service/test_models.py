@@ -59,7 +59,10 @@ def test_activate_answers_with_the_new_version_and_rollback_with_the_old(tiny: T
         assert server.client.post("/v1/score", json=ASK | {"model_version": old}).status_code == 409
         server.client.post("/v1/models:rollback").raise_for_status()
         assert scores(server) == before
-        assert 'dare_model_info{version="variant-0"} 0.0' in server.client.get("/metrics").text
+        text = server.client.get("/metrics").text
+        assert 'dare_model_info{version="variant-0"} 0.0' in text
+        held = server.models.active.users.state_bytes()
+        assert held > 0 and f"dare_user_cache_bytes {float(held)}" in text, "what the other version held is gone"
 
 
 def test_without_a_previous_version_there_is_nothing_to_roll_back_to(tiny: Tiny, tmp_path: Path) -> None:
