@@ -36,6 +36,7 @@ from service.schemas import (
 )
 from service.scorer import Scorer
 from service.settings import Settings
+from service.tracing import Tracing
 from service.user_behaviors import UserBehaviors
 
 _MAX_LISTED = 1000
@@ -78,6 +79,7 @@ def create_router(
     behaviors: UserBehaviors,
     models: Models,
     metrics: Metrics,
+    tracing: Tracing,
     clock: Callable[[], float],
 ) -> APIRouter:
     """The routes of version 1.
@@ -93,7 +95,7 @@ def create_router(
         """Score candidates for one user, in order."""
         call = Call.of(request, callers.caller(request, "score"), clock())
         answer = await scorer.score(decode(ScoreRequest, await read_body(request, settings)), call)
-        return _timed(answer, call, metrics)
+        return _timed(answer, call, tracing, metrics)
 
     @wire.post(
         "/v1/score:batch",
@@ -106,7 +108,7 @@ def create_router(
         """Score several requests, answered in order, each with its own status; the stage times are their sums."""
         call = Call.of(request, callers.caller(request, "score"), clock())
         answer = await scorer.score_batch(decode(BatchRequest, await read_body(request, settings)), call)
-        return _timed(answer, call)
+        return _timed(answer, call, tracing)
 
     @wire.post(
         "/v1/recommend",
@@ -119,7 +121,7 @@ def create_router(
         """Retrieve candidates from the catalogue and rank them."""
         call = Call.of(request, callers.caller(request, "score"), clock())
         answer = await scorer.recommend(decode(RecommendRequest, await read_body(request, settings)), call)
-        return _timed(answer, call, metrics)
+        return _timed(answer, call, tracing, metrics)
 
     @wire.post(
         "/v1/behaviors",
@@ -198,9 +200,10 @@ def _json(answer: msgspec.Struct, headers: dict[str, str] | None = None) -> Resp
     return Response(msgspec.json.encode(answer), headers=headers, media_type="application/json")
 
 
-def _timed(answer: msgspec.Struct, call: Call, metrics: Metrics | None = None) -> Response:
+def _timed(answer: msgspec.Struct, call: Call, tracing: Tracing, metrics: Metrics | None = None) -> Response:
     content = msgspec.json.encode(answer)
     times = call.stages.times(call.started)
+    tracing.stages(call)
     if metrics is not None:
         metrics.observe(times)
     header = ", ".join(f"{name};dur={value:.3f}" for name, value in times.items())

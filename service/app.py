@@ -30,6 +30,7 @@ from service.open_inference import open_inference_router
 from service.request_context import RequestContext, on_http_exception, on_problem, on_store_full, on_store_unavailable
 from service.scorer import Scorer
 from service.settings import Settings
+from service.tracing import Tracing
 from service.user_behaviors import UserBehaviors
 
 _log = logging.getLogger("dare.service")
@@ -80,6 +81,7 @@ def create_app(settings: Settings, store: BehaviorStore | None = None, clock: Ca
     """
     refuse_workers(settings)
     callers = Callers(settings)
+    tracing = Tracing(settings)
     metrics = Metrics()
     models = Models(settings, metrics)
     opened = open_store(settings.store, settings, lambda kind: metrics.store_failures.labels(kind).inc()) if store is None else store
@@ -98,6 +100,7 @@ def create_app(settings: Settings, store: BehaviorStore | None = None, clock: Ca
         following.cancel()
         await scorer.close()
         behaviors.close()
+        tracing.close()
 
     app = FastAPI(
         title="dare-serving",
@@ -107,9 +110,10 @@ def create_app(settings: Settings, store: BehaviorStore | None = None, clock: Ca
         docs_url=None,
         redoc_url=None,
         separate_input_output_schemas=False,
+        telemetry=tracing.telemetry(),
     )
     app.state.models, app.state.metrics = models, metrics
-    app.include_router(create_router(settings, callers, scorer, behaviors, models, metrics, clock))
+    app.include_router(create_router(settings, callers, scorer, behaviors, models, metrics, tracing, clock))
     app.include_router(open_inference_router(settings, callers, scorer, models, metrics, clock, lambda: drain.draining))
     app.include_router(console_router(callers, behaviors, models))
     _operations(app, models, opened, drain, metrics)

@@ -70,5 +70,8 @@ class Settings(BaseSettings):
     canary_share: float = Field(default=0.0, ge=0, le=1, description="share of the users that the canary answers for")
     shadow_version: str | None = Field(default=None, description="model version that scores besides, to compare; it never answers")
     shadow_share: float = Field(default=0.0, ge=0, le=1, description="share of the users whose scores the shadow is compared with")
+    otlp_endpoint: str = Field(
+        default="", description="OpenTelemetry collector that spans are sent to, http://HOST:PORT; needs the extra otel"
+    )
     search_backend: str = Field(default="auto", description="kernel of stage 1: auto or a name that `dare doctor` lists")
     ranking_backend: str = Field(default="auto", description="kernel of stage 2: auto or a name that `dare doctor` lists")
