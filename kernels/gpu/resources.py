@@ -39,7 +39,8 @@ _POINTER = {
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What one kernel takes: `registers` and `spilled_bytes` (local memory) of a thread, `shared_bytes` of a block of threads."""
+    """What one kernel takes: `registers` and `spilled_bytes` (local memory) of a thread, `shared_bytes` of a block of threads; and whether
+    it uses the matrix unit, and the `shuffles` between threads in its code."""
 
     kernel: str
     case: str
@@ -49,6 +50,7 @@ class Resources:
     shared_bytes: int
     threads: int
     matrix_unit: bool
+    shuffles: int
 
     @property
     def blocks_per_sm(self) -> int:
@@ -89,6 +91,7 @@ def resources(case: str, launch: Launch, architecture: int) -> Resources:
     if found is None:
         raise RuntimeError(f"cuobjdump said nothing of registers: {text!r}")
     registers, stack, shared, local = map(int, found.groups())
+    ptx = kernel.asm["ptx"]
     return Resources(
         kernel=kernel.metadata.name,
         case=case,
@@ -97,7 +100,8 @@ def resources(case: str, launch: Launch, architecture: int) -> Resources:
         spilled_bytes=stack + local,
         shared_bytes=max(shared, kernel.metadata.shared),
         threads=32 * kernel.metadata.num_warps,
-        matrix_unit=re.search(r"\b(mma\.sync|wgmma\.mma_async|tcgen05\.mma)", kernel.asm["ptx"]) is not None,
+        matrix_unit=re.search(r"\b(mma\.sync|wgmma\.mma_async|tcgen05\.mma)", ptx) is not None,
+        shuffles=ptx.count("shfl.sync"),
     )
 
 

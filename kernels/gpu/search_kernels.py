@@ -10,14 +10,15 @@ def _addend(
     target, row, target_live, row_live, bias, category, category_score, num_categories, item, target_item, bonus,
     HAS_BIAS: tl.constexpr, HAS_CATEGORY: tl.constexpr, HAS_BONUS: tl.constexpr,
 ):  # fmt: skip
-    """What is added to the inner products, of the broadcast shape of `target` and `row`, in one order of additions for both passes."""
-    live = target_live & row_live
-    addend = tl.where(live, 0.0, 0.0)
+    """What is added to the inner products, in one order of additions for both passes: of the shape of `row`, or of `target` and `row`
+    broadcast where a term depends on both."""
     if HAS_BIAS:
-        addend += tl.load(bias + row, mask=row_live, other=0.0)
+        addend = tl.load(bias + row, mask=row_live, other=0.0)
+    else:
+        addend = tl.where(row_live, 0.0, 0.0)
     if HAS_CATEGORY:
         column = tl.load(category + row, mask=row_live, other=0)
-        addend += tl.load(category_score + target * num_categories + column, mask=live, other=0.0)
+        addend += tl.load(category_score + target * num_categories + column, mask=target_live & row_live, other=0.0)
     if HAS_BONUS:
         same = tl.load(item + row, mask=row_live, other=0) == tl.load(target_item + target, mask=target_live, other=0)
         addend += tl.where(same, bonus, 0.0)
@@ -29,6 +30,39 @@ def _nearest_bfloat16(value):
     """float32 rounded to the nearest that bf16 holds, ties to even."""
     bits = value.to(tl.int32, bitcast=True)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) & -65536).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _tile(
+    q, largest, t, target_live, key, row, live, valid, bias, category, category_score, num_categories, item, target_item, bonus,
+    A: tl.constexpr, A_PAD: tl.constexpr, WHOLE: tl.constexpr, FILTER: tl.constexpr, HAS_VALID: tl.constexpr,
+    HAS_BIAS: tl.constexpr, HAS_CATEGORY: tl.constexpr, HAS_BONUS: tl.constexpr, INTERPRETED: tl.constexpr,
+):  # fmt: skip
+    """Rounded scores of a tile of targets for the behaviors at `row`, -inf where `live` (all of them if WHOLE) or `valid` is false."""
+    a = tl.arange(0, A_PAD)
+    place = key + row[None, :] * A + a[:, None]
+    if WHOLE and A == A_PAD:
+        k = tl.load(place)
+    else:
+        k = tl.load(place, mask=live[None, :] & (a < A)[:, None], other=0.0)
+    # The interpreter truncates to bf16 and multiplies its bits as integers; products of two bf16 are exact in float32.
+    score = tl.dot(q, k.to(tl.float32 if INTERPRETED and FILTER == tl.bfloat16 else FILTER), input_precision="tf32")
+    if FILTER == tl.float16:
+        score *= largest[:, None]
+    if HAS_VALID:
+        live &= tl.load(valid + row, mask=live, other=0) != 0
+    if HAS_BIAS or HAS_CATEGORY or HAS_BONUS or not WHOLE:
+        addend = _addend(
+            t[:, None], row[None, :], target_live[:, None], live[None, :], bias, category, category_score, num_categories,
+            item, target_item, bonus, HAS_BIAS, HAS_CATEGORY, HAS_BONUS,
+        )  # fmt: skip
+        if not WHOLE:
+            addend = tl.where(live[None, :], addend, float("-inf"))
+        score += addend
+    if HAS_VALID:
+        # Not as a term: a masked key may be NaN.
+        score = tl.where(live[None, :], score, float("-inf"))
+    return score
 
 
 @triton.jit(do_not_specialize=["num_categories", "bonus", "block_stride"])
@@ -79,21 +113,21 @@ def group_max_kernel(
     else:
         q = q.to(FILTER)
     best = tl.full([TARGETS, COLUMNS], float("-inf"), tl.float32)
-    for i in range(0, tiles):
-        j = base + i * COLUMNS + column
-        row, live = first_key + j, j < length
-        k = tl.load(key + row[None, :] * A + a[:, None], mask=live[None, :] & (a < A)[:, None], other=0.0)
-        # The interpreter truncates to bf16 and multiplies its bits as integers; products of two bf16 are exact in float32.
-        score = tl.dot(q, k.to(tl.float32 if INTERPRETED and FILTER == tl.bfloat16 else FILTER), input_precision="tf32")
-        if FILTER == tl.float16:
-            score *= largest[:, None]
-        if HAS_VALID:
-            live &= tl.load(valid + row, mask=live, other=0) != 0
-        score += _addend(
-            t[:, None], row[None, :], target_live[:, None], live[None, :], bias, category, category_score, num_categories,
-            item, target_item, bonus, HAS_BIAS, HAS_CATEGORY, HAS_BONUS,
+    whole = tl.minimum(GROUP, (length - base) // COLUMNS)
+    # Two loops, because the many whole tiles need no mask and the last tile of a history does.
+    for i in range(0, whole):
+        score = _tile(
+            q, largest, t, target_live, key, first_key + base + i * COLUMNS + column, column >= 0, valid, bias, category, category_score,
+            num_categories, item, target_item, bonus, A, A_PAD, True, FILTER, HAS_VALID, HAS_BIAS, HAS_CATEGORY, HAS_BONUS, INTERPRETED,
         )  # fmt: skip
-        best = tl.maximum(best, tl.where(live[None, :], score, float("-inf")))
+        best = tl.maximum(best, score)
+    for i in range(whole, tiles):
+        j = base + i * COLUMNS + column
+        score = _tile(
+            q, largest, t, target_live, key, first_key + j, j < length, valid, bias, category, category_score,
+            num_categories, item, target_item, bonus, A, A_PAD, False, FILTER, HAS_VALID, HAS_BIAS, HAS_CATEGORY, HAS_BONUS, INTERPRETED,
+        )  # fmt: skip
+        best = tl.maximum(best, score)
     tl.store(group_max + t[:, None] * group_stride + (block * COLUMNS + column)[None, :], best, mask=target_live[:, None])
 
 

@@ -49,6 +49,13 @@ def test_the_matrix_unit_filters_in_every_format(compiled: list[dict[str, Any]])
     assert all(one["matrix_unit"] for one in filters)
 
 
+def test_a_maximum_stays_in_its_thread(compiled: list[dict[str, Any]]) -> None:
+    filters = [one for one in compiled if one["kernel"] == "group_max_kernel" and " A=16 " in one["case"]]
+    # Measuring the keys, once a block, takes a few shuffles; a maximum shared between threads would take some for every score.
+    assert len(filters) >= 8
+    assert all(one["shuffles"] <= 12 for one in filters)
+
+
 def test_plain_search_leaves_room_for_three_blocks_a_multiprocessor(compiled: list[dict[str, Any]]) -> None:
     plain = [
         one for one in compiled if one["case"].startswith("bfloat16 A=16") and "all terms" not in one["case"] and "512" not in one["case"]
