@@ -20,7 +20,7 @@ from service.schemas import id_texts
 from service.user_behaviors import UserBehaviors
 
 _FOLDER = Path(__file__).parent
-_FILES = {"console.js": "text/javascript", "docs.js": "text/javascript", "console.css": "text/css"}
+_FILES = {"console.js": "text/javascript", "docs.js": "text/javascript", "key.js": "text/javascript", "console.css": "text/css"}
 _LISTED = 200
 _POLICY = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'"
 

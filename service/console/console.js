@@ -1,4 +1,5 @@
 // The console talks to the same public API as everyone else.
+import { fetchWithKey } from "/console/key.js";
 const $ = (id) => document.getElementById(id);
 const DAY = 86400;
 const KEPT = 8;
@@ -13,7 +14,7 @@ function element(tag, text, className) {
 
 async function api(path, body) {
   const init = body ? { method: "POST", body: JSON.stringify(body) } : {};
-  const response = await fetch(path, init);
+  const response = await fetchWithKey(path, init);
   const answer = await response.json();
   if (!response.ok) throw new Error(answer.detail ?? response.statusText);
   return { answer, timing: response.headers.get("Server-Timing") ?? "" };

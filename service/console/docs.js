@@ -1,4 +1,5 @@
 // Shows /openapi.json as a page, and lets each operation be tried. Nothing is loaded from anywhere else.
+import { fetchWithKey } from "/console/key.js";
 const METHODS = ["get", "post", "delete"];
 
 function element(tag, text, className) {
@@ -88,7 +89,7 @@ function tryIt(path, method, operation, body) {
     }
     const init = { method: method.toUpperCase(), ...(body ? { body: text.value } : {}) };
     try {
-      const response = await fetch(query.size ? `${target}?${query}` : target, init);
+      const response = await fetchWithKey(query.size ? `${target}?${query}` : target, init);
       const raw = await response.text();
       const json = /json/.test(response.headers.get("Content-Type") ?? "");
       const timing = response.headers.get("Server-Timing");
