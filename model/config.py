@@ -26,7 +26,7 @@ class ModelConfig:
     kept: int = 50
     longest: int | None = None
     hidden: tuple[int, int] = (200, 80)
-    init_std: float = 0.1
+    init_std: float = 0.01
     mass: bool = True
     same_item_bonus: bool = True
     features: bool = True
