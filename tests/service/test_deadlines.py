@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from model.item_hash import hash_item_ids
+from model.runtime import ScoringRuntime
 from service.behavior_store import BehaviorSequence
 from service.memory_store import MemoryStore
 from service.pace import Pace
@@ -197,16 +198,23 @@ def test_a_clock_that_goes_wrong_hides_behaviors_and_breaks_nothing(tiny: Tiny, 
         server.stop()
 
 
-def test_the_oracle_agrees_at_every_length(tiny: Tiny, server: Server) -> None:
-    from model.runtime import ScoringRuntime
-
+def test_the_oracle_agrees_at_every_length(tiny: Tiny, server: Server, figure: Callable[[int, str], None]) -> None:
     exact = ScoringRuntime.load(tiny.artifacts, search="reference", ranking="reference")
-    kept, rng = exact.max_kept, np.random.default_rng(3)
-    for length in (0, 1, kept - 1, kept, kept + 1, 1000):
-        items = [f"item-{i}" for i in rng.integers(0, 300, length)]
+    kept, rng, largest = exact.max_kept, np.random.default_rng(3), 0.0
+    lengths = (0, 1, kept - 1, kept, kept + 1, 63, 1000, 100_000, 100_001)
+    for length in lengths:
+        items, user = hash_item_ids([f"item-{i}" for i in rng.integers(0, 300, length)]), f"oracle-{length}"
         times = np.sort(rng.integers(NOW - 10**7, NOW, length))
-        behaviors = [{"item_id": item, "timestamp": int(at)} for item, at in zip(items, times, strict=True)]
-        given = server.client.post("/v1/score", json={"behaviors": behaviors, "candidates": CANDIDATES, "timestamp": NOW}).json()
-        state = exact.prepare(hash_item_ids(items), times)
-        expected = exact.score(state, hash_item_ids(CANDIDATES), NOW).click_probability_N
-        np.testing.assert_allclose(given["scores"], expected, atol=1e-5)
+        server.store.load(user, items, times)
+        given = server.client.post("/v1/score", json={"user_id": user, "candidates": CANDIDATES[:5], "timestamp": NOW}).json()
+        assert given["sequence_length_used"] == min(length, 100_000)
+        # Of 100,001 behaviors the oldest is gone.
+        state = exact.prepare(items[-100_000:], times[-100_000:])
+        expected = exact.score(state, hash_item_ids(CANDIDATES[:5]), NOW).click_probability_N
+        largest = max(largest, float(np.abs(np.array(given["scores"]) - expected).max()))
+        server.store.delete(user)
+    figure(
+        15,
+        f"behaviors {', '.join(f'{length:,}' for length in lengths)}: largest difference from the float64 oracle {largest:.1e} (<= 1e-5)",
+    )
+    assert largest <= 1e-5
