@@ -70,9 +70,10 @@ def main() -> None:
     library = str(build())
     suites = [f"tests/kernels/{name}" for name in SUITES]
     fuzz = ["-m", "tests.kernels.native.fuzz", "--library", library, "--seconds", str(asked.seconds), "--seed", str(asked.seed)]
-    for command in ([sys.executable, "-c", _PYTEST, library, *suites], [sys.executable, *fuzz]):
+    runs = {"the suites": [sys.executable, "-c", _PYTEST, library, *suites], "random calls": [sys.executable, *fuzz]}
+    for what, command in runs.items():
         if subprocess.run(command, cwd=ROOT, env=environment(), check=False).returncode:
-            raise SystemExit(f"stopped by the first finding, printed above, of: {' '.join(command[-6:])}")
+            raise SystemExit(f"{what} were stopped by the first finding, printed above")
 
 
 if __name__ == "__main__":
