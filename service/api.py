@@ -18,11 +18,12 @@ from service.call import Call
 from service.errors import Problem, shown
 from service.metrics import Metrics
 from service.models import Models
+from service.openapi import completed
 from service.request_body import read_body
 from service.request_context import request_id_of
 from service.schemas import (
+    MAX_LISTED,
     MAX_TIMESTAMP,
-    WIRE,
     BatchRequest,
     BehaviorsAnswer,
     BehaviorsRequest,
@@ -38,9 +39,6 @@ from service.scorer import Scorer
 from service.settings import Settings
 from service.tracing import Tracing
 from service.user_behaviors import UserBehaviors
-
-_MAX_LISTED = 1000
-
 
 _SCORE = {"user_id": "1", "candidates": ["1029743", "908531"], "timestamp": 1_514_764_800, "explain": 3}
 _POSTED = {"user_id": "1", "item_id": "1029743", "timestamp": 1_514_764_800, "event_id": "basket-7/1"}
@@ -141,7 +139,7 @@ def create_router(
         """A user's newest behaviors, newest first, optionally only those before a time; `skip` turns pages, also within one time."""
         caller = callers.caller(request, "behaviors")
         user = _path_id(request, place=-2)
-        how_many = _integer("limit", limit, 1, _MAX_LISTED)
+        how_many = _integer("limit", limit, 1, MAX_LISTED)
         until = None if before is None else _integer("before", before, 0, MAX_TIMESTAMP)
         skipped = _integer("skip", skip, 0, MAX_LENGTH)
         return _json(await behaviors.listed(caller, user, how_many, until, skipped, request_id_of(request)))
@@ -178,16 +176,9 @@ def create_router(
 
 
 def document(app: FastAPI) -> None:
-    """Add the wire structs' schemas to the application's OpenAPI document."""
-    _, components = msgspec.json.schema_components(WIRE, ref_template="#/components/schemas/{name}")
+    """Complete the application's OpenAPI document."""
     original = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        schema = original()
-        schema.setdefault("components", {}).setdefault("schemas", {}).update(components)
-        return schema
-
-    app.openapi = openapi  # type: ignore[method-assign]
+    app.openapi = lambda: completed(original())  # type: ignore[method-assign]
 
 
 def _described(models: Models, request_id: str) -> ModelsAnswer:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from service.admission import Admission
 from service.api import create_router, document
@@ -132,7 +132,9 @@ def _operations(app: FastAPI, models: Models, store: BehaviorStore, drain: Drain
         """The process answers."""
         return _plain({"status": "alive"})
 
-    @app.get("/readyz", response_model=None, tags=["operations"])
+    problem = {"description": "problem document", "content": {"application/problem+json": {"schema": {"type": "object"}}}}
+
+    @app.get("/readyz", response_model=None, responses={503: problem}, tags=["operations"])
     async def readyz() -> Response:
         """A model is loaded and the server is not draining; says which backends run and why, and whether the store answers."""
         if drain.draining:
@@ -140,7 +142,7 @@ def _operations(app: FastAPI, models: Models, store: BehaviorStore, drain: Drain
         available = await asyncio.to_thread(store.available)
         return _plain({"status": "ready", "degraded": not available, "model": models.active.runtime.describe()})
 
-    @app.get("/metrics", response_model=None, tags=["operations"])
+    @app.get("/metrics", response_model=None, response_class=PlainTextResponse, tags=["operations"])
     async def prometheus() -> Response:
         """Prometheus metrics."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")

@@ -13,7 +13,12 @@ from service.errors import Problem, shown, shown_reason
 MAX_TIMESTAMP = 2**32 - 1
 MAX_EXPLAIN = 1024
 
-Text = Annotated[str, Meta(min_length=1, max_length=128)]
+MAX_LISTED = 1000
+"""Behaviors on one page of GET /v1/users/{user_id}/behaviors."""
+ID_PATTERN = r"^[^\x00-\x1f]+$"
+"""What `id_text` takes, for the OpenAPI document: no control characters."""
+
+Text = Annotated[str, Meta(min_length=1, max_length=128, extra_json_schema={"pattern": ID_PATTERN})]
 Number = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Id = Text | Number
 Timestamp = Annotated[int, Meta(ge=0, le=MAX_TIMESTAMP, description="unix seconds")]
