@@ -26,8 +26,8 @@ def final_stage() -> list[tuple[str, str]]:
     return found[start:]
 
 
-def compose_service() -> dict[str, Any]:
-    service: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["dare"]
+def compose_service(name: str = "dare") -> dict[str, Any]:
+    service: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"][name]
     return service
 
 
@@ -128,11 +128,25 @@ def test_compose_takes_every_right_away_that_the_service_does_not_need() -> None
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert "privileged" not in service
     assert not any("docker.sock" in volume for volume in service["volumes"])
-    artifacts, data = service["volumes"]
+    (artifacts,) = service["volumes"]
     assert artifacts.endswith(":/artifacts:ro")
-    assert data == "behaviors:/data"
     assert all(port.startswith("${ADDRESS:-127.0.0.1}:") for port in service["ports"]), "callers need no key here"
     assert service["environment"]["DARE_PUBLISHED_ADDRESS"] == "${ADDRESS:-127.0.0.1}"
+
+
+def test_compose_keeps_behaviors_in_a_store_that_survives_and_nobody_else_reaches() -> None:
+    command = compose_service()["command"]
+    assert command[command.index("--store") + 1] == "redis://store:6379/0"
+    assert compose_service()["depends_on"] == ["store"]
+    store = compose_service("store")
+    options = dict(zip(store["command"][1::2], store["command"][2::2], strict=True))
+    assert options["--appendonly"] == "yes" and options["--maxmemory-policy"] == "noeviction" and options["--dir"] == "/data"
+    assert options["--appendfsync"].startswith("${REDIS_APPENDFSYNC:-") and options["--maxmemory"].startswith("${REDIS_MAXMEMORY:-")
+    assert store["volumes"] == ["behaviors:/data"]
+    assert "ports" not in store and store["read_only"] is True and store["cap_drop"] == ["ALL"]
+    assert set(store["cap_add"]) == {"CHOWN", "DAC_OVERRIDE", "SETGID", "SETUID"}
+    assert store["security_opt"] == ["no-new-privileges:true"]
+    assert store["image"] == "${REDIS_IMAGE:-redis:7-bookworm}"
 
 
 def test_compose_is_of_format_3_8_with_a_named_volume_and_settings_that_exist() -> None:

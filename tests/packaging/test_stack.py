@@ -18,7 +18,7 @@ from tests.conftest import Tiny
 
 pytestmark = pytest.mark.docker
 ROOT = Path(__file__).parents[2]
-BASES = ("python:3.11-bookworm", "python:3.11-slim-bookworm")
+BASES = ("python:3.11-bookworm", "python:3.11-slim-bookworm", "redis:7-bookworm")
 PATIENCE_S = 90.0
 
 
@@ -74,15 +74,17 @@ class Stack:
     def state(self, what: str) -> str:
         return must("docker", "inspect", "--format", f"{{{{{what}}}}}", self.compose("ps", "--quiet", "dare").strip()).strip()
 
-    def until(self, path: str = "/readyz", restarts: int = 0) -> str:
-        """The service's URL once it is ready after so many restarts by the engine."""
+    def until(self, restarts: int = 0, degraded: bool = False) -> str:
+        """The service's URL once it is ready after so many restarts by the engine, with or without its store."""
         deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
                 # The engine may publish another port after a restart.
                 url = f"http://{self.compose('port', 'dare', '8000').strip()}"
-                if int(self.state(".RestartCount")) == restarts and httpx.get(url + path, timeout=5).status_code == 200:
-                    return url
+                if int(self.state(".RestartCount")) == restarts:
+                    ready = httpx.get(f"{url}/readyz", timeout=5)
+                    if ready.status_code == 200 and ready.json()["degraded"] is degraded:
+                        return url
             except (httpx.HTTPError, AssertionError) as error:
                 last: object = error
             else:
@@ -152,6 +154,28 @@ def test_nothing_acknowledged_is_lost_when_it_is_killed(stack: Stack) -> None:
     assert (again["accepted"], again["duplicates"]) == (0, 30), "a retry across the crash is stored once"
 
 
+def test_nothing_acknowledged_is_lost_when_the_store_is_killed(stack: Stack) -> None:
+    restarts = int(stack.state(".RestartCount"))
+    url = stack.until(restarts)
+    before = known(url)
+    accepted = int(httpx.post(f"{url}/v1/behaviors", json=posted(5000, 60)).json()["accepted"])
+    assert accepted == 60
+    ask = {"user_id": "anna", "candidates": ["item-1"], "timestamp": 1_700_000_000}
+    assert httpx.post(f"{url}/v1/score", json=ask).json()["sequence_length"] == before + 60
+    store = stack.compose("ps", "--quiet", "store").strip()
+    must("docker", "kill", "--signal", "KILL", store)
+    stack.until(restarts, degraded=True)
+    answer = httpx.post(f"{url}/v1/score", json=ask).json()
+    assert answer["degraded_reason"] == "store_unavailable" and answer["sequence_length"] == before + 60
+    refused = httpx.post(f"{url}/v1/behaviors", json=posted(5060, 1))
+    assert refused.status_code == 503 and "Retry-After" in refused.headers
+    stack.compose("start", "store")
+    url = stack.until(restarts)
+    assert known(url) == before + 60
+    again = httpx.post(f"{url}/v1/behaviors", json=posted(5000, 61)).json()
+    assert (again["accepted"], again["duplicates"]) == (1, 60)
+
+
 def test_it_stops_when_asked_and_keeps_its_data(stack: Stack) -> None:
     url = stack.until(restarts=int(stack.state(".RestartCount")))
     stored = known(url) + int(httpx.post(f"{url}/v1/behaviors", json=posted(1000, 20)).json()["accepted"])
@@ -159,7 +183,9 @@ def test_it_stops_when_asked_and_keeps_its_data(stack: Stack) -> None:
     stack.compose("stop")
     assert time.monotonic() - started < 12, "SIGTERM was not heard; the engine had to kill it"
     # 143: ended by SIGTERM after the shutdown, 0: returned; 137 would be the engine's SIGKILL.
-    assert must("docker", "inspect", "--format", "{{.State.ExitCode}}", stack.compose("ps", "--all", "--quiet").strip()).strip() in (
+    assert must(
+        "docker", "inspect", "--format", "{{.State.ExitCode}}", stack.compose("ps", "--all", "--quiet", "dare").strip()
+    ).strip() in (
         "0",
         "143",
     )
