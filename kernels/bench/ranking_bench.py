@@ -68,7 +68,7 @@ def problems(shape: RankShape, count: int) -> list[RankProblem]:
     )
     made = []
     for _ in range(count):
-        index = np.stack([rng.choice(shape.length, shape.kept, replace=False) for _ in range(shape.candidates)]).astype(np.int32)
+        index = rows(shape.length, shape.candidates, shape.kept)
         behavior = BehaviorRows(*(rows(many, shape.length) for many in counts))
         target = TargetRows(rows(counts[0], shape.candidates), rows(counts[1], shape.candidates))
         score = np.sort(normal(shape.candidates, shape.kept), axis=1)[:, ::-1].copy()
