@@ -13,7 +13,10 @@ pytest.importorskip("triton", reason="triton is not installed; `make test-gpu` r
 
 from kernels import BehaviorRows, HeadWeights, RankTables, TargetRows
 from kernels import pool_and_score as on_the_cpu
+from kernels.gpu.keys import ragged_keys
 from kernels.gpu.ranking import DeviceBehaviors, DeviceHead, DeviceTables, DeviceTargets, RankWorkspace, pool_and_score
+from kernels.gpu.search import SearchWorkspace, search_topk
+from kernels.search import search_topk as search_on_the_cpu
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TOLERANCE = 1e-5
@@ -149,6 +152,25 @@ def test_together_equals_alone() -> None:
         }
         arguments |= {name: arguments[name][n : n + 1].clone() for name in ("index_TK", "score_TK", "extra_TE")}
         torch.testing.assert_close(pool_and_score(**arguments)[0], together[n : n + 1], rtol=0, atol=1e-6)
+
+
+def test_a_whole_request_stays_on_the_device_and_equals_the_cpu() -> None:
+    lengths, targets, k = [150, 0, 35], [3, 1, 2], 10
+    made = Ranking(lengths, targets, k)
+    rng = np.random.default_rng(7)
+    key, target = rng.standard_normal((185, 16)).astype(np.float32), rng.standard_normal((6, 16)).astype(np.float32)
+    searches = [
+        search_on_the_cpu(q, part, k, backend="reference")
+        for q, part in zip(np.split(target, [3, 4]), np.split(key, [150, 150]), strict=True)
+    ]
+    made.index, made.score = (np.concatenate(part) for part in zip(*searches, strict=True))
+    arguments = made.arguments()
+    keys = ragged_keys(torch.from_numpy(key).to(DEVICE), lengths)
+    workspace = SearchWorkspace(keys, 6, k, most_targets=3)
+    index, score = search_topk(torch.from_numpy(target).to(DEVICE), arguments["target"].start_U1, keys, workspace)
+    probability, mass = pool_and_score(**(arguments | {"index_TK": index, "score_TK": score}))
+    np.testing.assert_allclose(probability.cpu().numpy(), made.expected()[0], rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(mass.cpu().numpy(), made.expected()[1], rtol=TOLERANCE, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize(
