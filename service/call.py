@@ -40,12 +40,13 @@ class Stages:
 @dataclass(slots=True)
 class Call:
     """One request under way. `now` unix seconds by the server's clock; `started` monotonic s; `gone` returns once nobody waits for the
-    answer any more."""
+    answer any more, `left` says whether that is so by now."""
 
     request_id: str
     caller: Caller
     now: int
     gone: Callable[[], Awaitable[None]]
+    left: Callable[[], Awaitable[bool]]
     started: float = field(default_factory=time.monotonic)
     stages: Stages = field(default_factory=Stages)
 
@@ -57,7 +58,7 @@ class Call:
             while (await request.receive())["type"] != "http.disconnect":
                 pass
 
-        return cls(request_id_of(request), caller, max(0, int(now)), gone)
+        return cls(request_id_of(request), caller, max(0, int(now)), gone, request.is_disconnected)
 
     def part(self) -> Call:
         """The same call with stage times of its own: one request of a batch."""

@@ -56,17 +56,21 @@ class Models:
         self.shadow = None if settings.shadow_version is None else self._load(settings.shadow_version)
         metrics.model.labels(self.active.version).set(1)
 
-    def choose(self, user_id: str | None, version: str | None) -> Served:
-        """What answers a request of this user (None: no stored user). Raises: Problem 409 when `version` is not served."""
-        canary = self.canary
+    def choose(self, user_id: str | None, version: str | None, active: Served | None = None) -> Served:
+        """What answers a request of this user (None: no stored user).
+
+        Args: `active` the version that was active when a batch began, so that all of it is answered alike.
+        Raises: Problem 409 when `version` is not served.
+        """
+        active, canary = active or self.active, self.canary
         if version is not None:
-            for served in (self.active, canary):
+            for served in (active, canary):
                 if served is not None and served.version == version:
                     return served
-            raise Problem(409, f"model_version {shown(version)} is not served; {self.active.version} is", pointer="/model_version")
+            raise Problem(409, f"model_version {shown(version)} is not served; {active.version} is", pointer="/model_version")
         if canary is not None and user_id is not None and _share_of(user_id, "canary") < self._settings.canary_share:
             return canary
-        return self.active
+        return active
 
     def shadow_of(self, user_id: str) -> Served | None:
         """The version that this user's scores are compared with, None for none."""

@@ -74,9 +74,9 @@ class Scorer:
         self._threads = ThreadPoolExecutor(settings.inference_threads, thread_name_prefix="score")
         self._shadow = Shadow(models, metrics, admission, self._threads, self._whole_user)
 
-    async def score(self, request: ScoreRequest, call: Call) -> ScoreAnswer:
-        """Score the request's candidates. Raises: Problem."""
-        work, candidates = self._checked(request, call)
+    async def score(self, request: ScoreRequest, call: Call, active: Served | None = None) -> ScoreAnswer:
+        """Score the request's candidates. Args: `active` what answers a whole batch, None for what is active now. Raises: Problem."""
+        work, candidates = self._checked(request, call, active)
         answer = await self._inference(work, lambda: self._score(request, candidates, work))
         if work.user is not None and answer.degraded_reason is None:
             self._shadow.compare(work.user, candidates, work.timestamp, answer.scores)
@@ -88,15 +88,17 @@ class Scorer:
         if len(request.requests) > limit:
             raise Problem(422, f"at most {limit} requests, got {len(request.requests)}", pointer="/requests")
         call.caller.charge(len(request.requests) - 1)
-        answers, explained = [], 0
+        answers, explained, active = [], 0, self._models.active
         for place, raw in enumerate(request.requests):
+            if await call.left():
+                raise Problem(400, f"the client went away after {place} of {len(request.requests)} requests", kind="client-gone")
             part = call.part()
             began = time.monotonic()
             try:
                 wanted = decode(ScoreRequest, raw)
                 explained += wanted.explain * len(wanted.candidates)
-                self._check_explained(explained)
-                answers.append(BatchedAnswer(200, answer=await self.score(wanted, part)))
+                self._check_explained(explained, active)
+                answers.append(BatchedAnswer(200, answer=await self.score(wanted, part, active)))
                 self._metrics.observe(part.stages.times(began))
             except Problem as problem:
                 if problem.pointer is not None:
@@ -120,7 +122,7 @@ class Scorer:
             work.call.stages.queue = waited_ms
             return await asyncio.get_running_loop().run_in_executor(self._threads, scoring)
 
-    def _checked(self, request: ScoreRequest, call: Call) -> tuple[Work, U64]:
+    def _checked(self, request: ScoreRequest, call: Call, active: Served | None) -> tuple[Work, U64]:
         """The work and the candidate hashes of a request whose fields agree with each other and with the limits."""
         limit = self._settings.max_candidates
         if len(request.candidates) > limit:
@@ -135,19 +137,19 @@ class Scorer:
                 raise Problem(422, f"at most {most} behaviors, got {len(request.behaviors)}", pointer="/behaviors")
         elif request.user_id is not msgspec.UNSET:
             user = call.caller.user(id_text(request.user_id, "/user_id"))
-        work = self._work(request, call, user)
+        work = self._work(request, call, user, active)
         return work, hash_item_ids(id_texts(request.candidates, "/candidates"))
 
-    def _work(self, request: ScoreRequest | RecommendRequest, call: Call, user: str | None) -> Work:
-        model = self._models.choose(user, request.model_version)
+    def _work(self, request: ScoreRequest | RecommendRequest, call: Call, user: str | None, active: Served | None = None) -> Work:
+        model = self._models.choose(user, request.model_version, active)
         most = model.runtime.max_kept
         if request.explain > most:
             raise Problem(422, f"explain is at most {most} (what search keeps), got {request.explain}", pointer="/explain")
         timestamp = call.now if request.timestamp is None else request.timestamp
         return Work(call, model, user, Deadline(request.budget_ms, call.started), timestamp)
 
-    def _check_explained(self, explained: int) -> None:
-        limit = self._settings.max_candidates * self._models.active.runtime.max_kept
+    def _check_explained(self, explained: int, model: Served) -> None:
+        limit = self._settings.max_candidates * model.runtime.max_kept
         if explained > limit:
             raise Problem(422, f"at most {limit} behaviors are explained in one batch, this request asks for number {explained}")
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import re
+import socket
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -18,6 +20,8 @@ import psutil
 import pytest
 
 from model.artifact import Artifact, ArtifactError, activate, current_version
+from service.behavior_store import BehaviorSequence
+from service.memory_store import MemoryStore
 from service.models import Models
 from service.settings import Settings
 from tests.conftest import Tiny
@@ -188,6 +192,60 @@ def test_100_swaps_under_load(tiny: Tiny, tmp_path: Path, figure: Callable[[int,
     growth = np.mean(resident[-10:]) / np.mean(resident[10:20]) - 1
     figure(8, f"100 swaps, {answered} answers, 0 errors, resident memory {growth:+.1%} from swaps 11-20 to 91-100 (target <= 5 %)")
     assert growth <= 0.05
+
+
+class GatedStore(MemoryStore):
+    """A store whose reads of one user wait until they are let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reading, self.go_on, self.reads = threading.Event(), threading.Event(), 0
+
+    def read(self, user_id: str) -> BehaviorSequence:
+        self.reads += 1
+        if user_id == "gated":
+            self.reading.set()
+            assert self.go_on.wait(30)
+        return super().read(user_id)
+
+
+def test_a_batch_is_answered_by_the_version_it_began_with(tiny: Tiny, tmp_path: Path) -> None:
+    old, new = with_versions(tiny, tmp_path / "a", 1.0)
+    store = GatedStore()
+    server = Server(Settings(artifacts=tmp_path / "a"), store)
+    try:
+        batch = {"requests": [ASK | {"user_id": user} for user in ("a", "gated", "b")]}
+        with ThreadPoolExecutor(1) as caller:
+            under_way = caller.submit(server.client.post, "/v1/score:batch", json=batch)
+            assert store.reading.wait(30)
+            server.client.post(f"/v1/models/{new}:activate").raise_for_status()
+            assert scores(server)[0] == new
+            store.go_on.set()
+            answers = under_way.result().json()["answers"]
+        assert [answer["answer"]["model_version"] for answer in answers] == [old] * 3
+    finally:
+        store.go_on.set()
+        server.stop()
+
+
+def test_a_batch_ends_with_its_caller(tiny: Tiny) -> None:
+    store = GatedStore()
+    server = Server(Settings(artifacts=tiny.artifacts), store)
+    try:
+        batch = {"requests": [ASK | {"user_id": "gated"}, *[ASK | {"user_id": "u"}] * 60]}
+        body = json.dumps(batch).encode()
+        host, port = server.client.base_url.host, server.client.base_url.port
+        with socket.create_connection((host, port)) as caller:
+            caller.sendall(b"POST /v1/score:batch HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            assert store.reading.wait(30)
+        server.client.get("/livez")  # by now the loop has seen the end of the connection
+        store.go_on.set()
+        while 'route="/v1/score:batch",status="400"' not in server.client.get("/metrics").text:
+            pass
+        assert store.reads <= 5, "of 61"
+    finally:
+        store.go_on.set()
+        server.stop()
 
 
 def test_a_canary_answers_for_its_share_of_the_users_always_the_same(tiny: Tiny, tmp_path: Path) -> None:
