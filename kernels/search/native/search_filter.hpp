@@ -70,10 +70,12 @@ INLINE I added_units(const float* bias, float inverse_unit) {
     return imax(ito(fmul(fload(bias), fset(inverse_unit))), iset(kInvalid));
 }
 
-// The maxima of the 16 groups of one block for T targets.
-template <int T>
-INLINE void block_maxima(const uint8_t* blocked, int64_t quads, const Query* query, const int32_t* bias, I* best) {
-    constexpr int V = TILE_VECTORS;
+// The maxima of the 16 groups of one block for T targets. Q: the quads where they are known when compiled, else 0.
+template <int T, int Q>
+INLINE void block_maxima(const uint8_t* blocked, int64_t known_quads, const Query* query, const int32_t* bias, I* best) {
+    // With few quads the targets stay in registers, else more keys do.
+    constexpr int V = Q == 4 ? NARROW_VECTORS : TILE_VECTORS;
+    const int64_t quads = Q ? Q : known_quads;
     UNROLL for (int t = 0; t < T; ++t) best[t] = iset(INT32_MIN);
     const int32_t* dims[T];
     UNROLL for (int t = 0; t < T; ++t) dims[t] = query[t].dims;
@@ -86,7 +88,10 @@ INLINE void block_maxima(const uint8_t* blocked, int64_t quads, const Query* que
         }
         for (int64_t quad = 0; quad < quads; ++quad) {
             I key[V];
-            UNROLL for (int v = 0; v < V; ++v) key[v] = iload(keys + (v * quads + quad) * 64);
+            UNROLL for (int v = 0; v < V; ++v) {
+                key[v] = iload(keys + (v * quads + quad) * 64);
+                hold(key[v]);
+            }
             UNROLL for (int t = 0; t < T; ++t) {
                 const I q = iset(dims[t][quad]);
                 UNROLL for (int v = 0; v < V; ++v) sum[t][v] = dot4(sum[t][v], key[v], q);
@@ -114,7 +119,8 @@ INLINE void store_maxima(const PreparedKeys& core, const Query* query, int64_t b
 }
 
 // Maxima of all groups for `targets` targets: maxima[t][16 blocks].
-TARGET static void group_maxima(const SearchPlan& p, const Query* query, int targets, int32_t* const* maxima) {
+template <int Q>
+TARGET static void group_maxima_of(const SearchPlan& p, const Query* query, int targets, int32_t* const* maxima) {
     const PreparedKeys& core = *p.core;
     const uint8_t* blocked = core.at<uint8_t>(core.blocked);
     alignas(64) int32_t bias[kBlock];
@@ -125,18 +131,25 @@ TARGET static void group_maxima(const SearchPlan& p, const Query* query, int tar
         int t = 0;
         for (; t + TILE_TARGETS <= targets; t += TILE_TARGETS) {
             I best[TILE_TARGETS];
-            block_maxima<TILE_TARGETS>(blocked, core.quads, query + t, add, best);
+            block_maxima<TILE_TARGETS, Q>(blocked, core.quads, query + t, add, best);
             store_maxima<TILE_TARGETS>(core, query + t, block, best, maxima + t);
         }
         for (; t < targets; ++t) {
             I best[1];
-            block_maxima<1>(blocked, core.quads, query + t, add, best);
+            block_maxima<1, Q>(blocked, core.quads, query + t, add, best);
             store_maxima<1>(core, query + t, block, best, maxima + t);
         }
     }
     // Groups that do not exist.
     for (int t = 0; t < targets; ++t)
         for (int64_t g = core.groups; g < 16 * core.blocks; ++g) maxima[t][g] = INT32_MIN;
+}
+
+TARGET static void group_maxima(const SearchPlan& p, const Query* query, int targets, int32_t* const* maxima) {
+    if (p.core->quads == 4) group_maxima_of<4>(p, query, targets, maxima);
+    else if (p.core->quads == 8) group_maxima_of<8>(p, query, targets, maxima);
+    else if (p.core->quads == 16) group_maxima_of<16>(p, query, targets, maxima);
+    else group_maxima_of<0>(p, query, targets, maxima);
 }
 
 // The groups whose maximum is at least `cut`. Returns how many; 16 more can be written.
@@ -162,7 +175,8 @@ TARGET static int64_t rows_reaching(const SearchPlan& p, const Query& query, con
     int64_t n = 0;
     for (int64_t i = 0; i < count; ++i) {
         const int64_t g = groups[i];
-        const uint8_t* const keys = grouped + g * quads * 64;
+        const uint8_t *const keys = grouped + g * quads * 64, *const later = grouped + groups[i + 8 < count ? i + 8 : i] * quads * 64;
+        for (int64_t quad = 0; quad < quads; ++quad) __builtin_prefetch(later + quad * 64);
         I sum = p.bias_grouped ? added_units(p.bias_grouped + 16 * g, query.inverse_unit) : iset(0);
         if (query.category) sum = iadd(sum, iset(query.category[place[g]]));
         for (int64_t quad = 0; quad < quads; ++quad) sum = dot4(sum, iload(keys + quad * 64), iset(query.dims[quad]));

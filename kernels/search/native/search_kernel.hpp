@@ -53,7 +53,7 @@ struct DirectMemory {
         row = parts.take<int32_t>(rows);
         category = parts.take<int32_t>(rows);
         for (int t = 0; t < 4; ++t) score[t] = parts.take<int32_t>(rows), best[t] = parts.take<int32_t>(rows / 4);
-        scratch = parts.take<int32_t>(2 * (room + 64) + rows);
+        scratch = parts.take<int32_t>(2 * (room + 64) + 3 * kRankByCounting + rows);
         for (int64_t t = 0; t < targets; ++t) found[t] = Found{parts.take<int32_t>(room + 64), parts.take<int32_t>(room + 64), 0, room};
     }
 };
@@ -133,31 +133,32 @@ struct FilterMemory {
         }
         for (int t = 0; t < 4; ++t) extra_best[t] = parts.take<int32_t>(4 * p.extra_groups);
         groups = parts.take<int32_t>(all);
-        rows = parts.take<int32_t>(most_rows);
+        rows = parts.take<int32_t>(most_rows + 16);
         // The bonus can name any number of rows.
         int64_t room = most_rows + 16 * p.extra_groups + (c.bonus_start ? c.length : 0) + 64;
         found = Found{parts.take<int32_t>(room), parts.take<int32_t>(room), 0, room};
-        scratch = parts.take<int32_t>(2 * (room + 64) + all);
+        scratch = parts.take<int32_t>(2 * (room + 64) + 3 * kRankByCounting + all);
         stamp = c.bonus_start ? parts.take<int32_t>(2 * c.length) : nullptr;
     }
 };
 
-// Adds the rows whose exact score is at least `floor`. `times`: how often each gets the bonus, or null.
-TARGET static void score_exactly(const SearchPlan& p, int64_t n, const int32_t* rows, int64_t count, int32_t floor, const int32_t* times, Found& found) {
+// Adds the rows whose exact score is at least `floor`. `times`: how often each gets the bonus, or null. 16 more rows can be written.
+TARGET static void score_exactly(const SearchPlan& p, int64_t n, int32_t* rows, int64_t count, int32_t floor, const int32_t* times, Found& found) {
+    if (count == 0) return;
     const SearchCall& c = *p.call;
     const float* const target = c.target + n * c.width;
-    alignas(64) int32_t at[16];
+    istore(rows + count, iset(rows[0]));
+    for (int64_t j = 0; j < 16 && j < count; ++j) __builtin_prefetch(c.key + int64_t(rows[j]) * c.width);
     for (int64_t i = 0; i < count; i += 16) {
-        const int some = int(count - i < 16 ? count - i : 16);
         const float* key[16];
-        for (int j = 0; j < 16; ++j) {
-            at[j] = rows[i + (j < some ? j : 0)];
-            key[j] = c.key + int64_t(at[j]) * c.width;
-        }
+        for (int j = 0; j < 16; ++j) key[j] = c.key + int64_t(rows[i + j]) * c.width;
+        if (i + 16 < count)
+            for (int j = 0; j < 16; ++j) __builtin_prefetch(c.key + int64_t(rows[i + 16 + j]) * c.width);
         F sum = dot_rows(key, target, c.width);
-        const I row = iload(at);
+        const I row = iload(rows + i);
         if (p.bias_L) sum = fadd(sum, fgather(p.bias_L, row));
         if (c.category_score) sum = fadd(sum, fgather(c.category_score + n * c.num_categories, igather(c.category, row)));
+        const int some = int(count - i < 16 ? count - i : 16);
         if (times) {
             alignas(64) float each[16];
             fstore(each, fadd(sum, fset(0.0f)));

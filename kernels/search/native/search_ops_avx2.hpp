@@ -73,6 +73,8 @@ OP int32_t ihmin(I x) {
     _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), _mm256_min_epi32(x.a, x.b));
     return *std::min_element(lanes, lanes + 8);
 }
+// Loaded once: without it the compiler loads again for each use.
+OP void hold(I& v) { __asm__("" : "+x"(v.a), "+x"(v.b)); }
 OP I ilanes() { return {_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15)}; }
 
 OP __m256i dot4(__m256i sum, __m256i key, __m256i query) {

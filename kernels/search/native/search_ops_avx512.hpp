@@ -45,6 +45,8 @@ OP I count_before(I count, I a, I row_a, I b, I row_b) {
 OP void icompress(int32_t* p, uint32_t mask, I v) { _mm512_storeu_si512(p, _mm512_maskz_compress_epi32(__mmask16(mask), v)); }
 OP int32_t ihmax(I a) { return _mm512_reduce_max_epi32(a); }
 OP int32_t ihmin(I a) { return _mm512_reduce_min_epi32(a); }
+// Loaded once: without it the compiler loads again for each use.
+OP void hold(I& v) { __asm__("" : "+v"(v)); }
 OP I ilanes() { return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
 OP F fload_n(const float* p, int n) { return _mm512_maskz_loadu_ps(__mmask16((1u << n) - 1u), p); }
 

@@ -12,7 +12,7 @@
 #define TARGET
 #define UNROLL _Pragma("GCC unroll 4")
 namespace {
-constexpr int TILE_TARGETS = 1, TILE_VECTORS = 1, DIRECT_TARGETS = 2, DIRECT_VECTORS = 1, MOST_QUERY = 127;
+constexpr int TILE_TARGETS = 1, TILE_VECTORS = 1, NARROW_VECTORS = 1, DIRECT_TARGETS = 2, DIRECT_VECTORS = 1, MOST_QUERY = 127;
 
 #define OP __attribute__((always_inline)) static inline
 
@@ -53,6 +53,8 @@ OP I count_before(I count, I x, I row_x, I y, I row_y) { return count - ((x > y)
 OP void icompress(int32_t* p, uint32_t mask, I v) { for (int i = 0; i < 16; ++i) if (mask >> i & 1) *p++ = v[i]; }
 OP int32_t ihmax(I x) { int32_t most = x[0]; for (int i = 1; i < 16; ++i) most = x[i] > most ? x[i] : most; return most; }
 OP int32_t ihmin(I x) { int32_t least = x[0]; for (int i = 1; i < 16; ++i) least = x[i] < least ? x[i] : least; return least; }
+// Loaded once: without it the compiler loads again for each use.
+OP void hold(I&) {}
 OP I ilanes() { return I{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}; }
 OP I dot4(I sum, I key, I query) {
     for (int byte = 0; byte < 4; ++byte) sum += ((key >> 8 * byte) & 255) * ((query << (24 - 8 * byte)) >> 24);

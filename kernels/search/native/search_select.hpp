@@ -102,7 +102,7 @@ TARGET static int64_t all_places(const Found& found, int32_t* place) {
     return sum;
 }
 
-// Writes the k best, best first, ties to the higher row; -1 and -inf where there are fewer. `scratch` holds 2 (room + 64) integers.
+// Writes the k best, best first, ties to the higher row; -1 and -inf where there are fewer. `scratch` holds 2 (room + 64) + 768 integers.
 TARGET static void write_best(Found& found, int64_t k, int32_t* index, float* score, int32_t* scratch) {
     const int64_t n = found.size;
     if (n > kRankByCounting) {
@@ -117,10 +117,15 @@ TARGET static void write_best(Found& found, int64_t k, int32_t* index, float* sc
     } else {
         // Places that are all different add up to this; with ties they add up to less.
         if (all_places<false>(found, scratch) != n * (n - 1) / 2) all_places<true>(found, scratch);
+        // Sorted beside, without a branch, then the best copied.
+        int32_t *const row = scratch + kRankByCounting, *const value = row + kRankByCounting;
         for (int64_t i = 0; i < n; ++i) {
-            if (scratch[i] >= k) continue;
-            index[scratch[i]] = found.row[i];
-            score[scratch[i]] = score_of(found.value[i]);
+            row[scratch[i]] = found.row[i];
+            value[scratch[i]] = found.value[i];
+        }
+        for (int64_t i = 0; i < n && i < k; ++i) {
+            index[i] = row[i];
+            score[i] = score_of(value[i]);
         }
     }
     for (int64_t i = n; i < k; ++i) {
