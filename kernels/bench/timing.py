@@ -13,7 +13,7 @@ import numpy as np
 Input = TypeVar("Input")
 _LEAST_ROUNDS = 5
 _MOST_ROUNDS = 300
-_REST_S = 0.01
+_REST_S, _TURN_S, _CALLS_PER_TURN = 0.01, 0.01, 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +45,26 @@ class Spread:
 def take_turns(entries: Mapping[str, Entry[Input]], budget_s: float) -> dict[str, Spread]:
     """Time every entry, a few calls each round, until about `budget_s` seconds are spent and at least five rounds are made.
 
-    A slow moment of the machine meets all of them. The first call of a turn is not timed: it wakes the entry's own threads and brings its
-    code back. Turns are apart by a rest, so that the threads of the one before have stopped spinning.
+    A slow moment of the machine meets all of them. A turn is ten milliseconds of calls, two at least and forty at most, each with the next
+    input; the call before them is not timed: it wakes the entry's own threads and brings its code back. Turns are apart by a rest, so that the
+    threads of the one before have stopped spinning.
     """
     times: dict[str, list[float]] = {name: [] for name in entries}
+    turns = dict.fromkeys(entries, 0)
     until = time.perf_counter() + budget_s
     for round_ in range(_MOST_ROUNDS):
         if round_ >= _LEAST_ROUNDS and time.perf_counter() > until:
             break
         for name, entry in entries.items():
             time.sleep(_REST_S)
-            for call in range(3):
-                given = entry.inputs[(2 * round_ + call) % len(entry.inputs)]
+            entry.run(entry.inputs[turns[name] % len(entry.inputs)])
+            turn_end = time.perf_counter() + _TURN_S
+            for call in range(_CALLS_PER_TURN):
+                turns[name] += 1
+                given = entry.inputs[turns[name] % len(entry.inputs)]
                 start = time.perf_counter()
+                if call >= 2 and start > turn_end:
+                    break
                 entry.run(given)
-                if call:
-                    times[name].append(1e3 * (time.perf_counter() - start))
+                times[name].append(1e3 * (time.perf_counter() - start))
     return {name: Spread.of(values) for name, values in times.items()}
