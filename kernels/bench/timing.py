@@ -46,8 +46,8 @@ def take_turns(entries: Mapping[str, Entry[Input]], budget_s: float) -> dict[str
     """Time every entry, a few calls each round, until about `budget_s` seconds are spent and at least five rounds are made.
 
     A slow moment of the machine meets all of them. A turn is ten milliseconds of calls, two at least and forty at most, each with the next
-    input; the call before them is not timed: it wakes the entry's own threads and brings its code back. Turns are apart by a rest, so that the
-    threads of the one before have stopped spinning.
+    input; the call before them is not timed: it wakes the entry's own threads and brings its code back. Turns are apart by a rest, so that
+    the threads of the one before have stopped spinning.
     """
     times: dict[str, list[float]] = {name: [] for name in entries}
     turns = dict.fromkeys(entries, 0)

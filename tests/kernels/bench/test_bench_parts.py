@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
@@ -15,11 +17,18 @@ from kernels.bench.timing import Entry, Spread, take_turns
 
 def test_entries_take_turns_over_rotating_inputs() -> None:
     calls: list[tuple[str, int]] = []
-    entries = {name: Entry(lambda given, name=name: calls.append((name, given)), [0, 1, 2, 3]) for name in ("a", "b")}
+
+    def slow(given: int) -> None:
+        calls.append(("slow", given))
+        time.sleep(0.011)
+
+    entries = {"slow": Entry(slow, [0, 1, 2, 3]), "quick": Entry(lambda given: calls.append(("quick", given)), [0, 1, 2, 3])}
     spreads = take_turns(entries, 0.0)
-    assert [name for name, _ in calls[:12]] == ["a"] * 3 + ["b"] * 3 + ["a"] * 3 + ["b"] * 3
-    assert {given for name, given in calls if name == "b"} == {0, 1, 2, 3}
-    assert spreads["a"].calls == spreads["b"].calls == 2 * 5, "the first call of a turn wakes threads and is not timed"
+    slow_turn, quick_turn = ["slow"] * 3, ["quick"] * 41
+    assert [name for name, _ in calls] == (slow_turn + quick_turn) * 5, "one untimed call, then two at least, forty at most"
+    assert {given for name, given in calls if name == "slow"} == {0, 1, 2, 3}
+    assert (spreads["slow"].calls, spreads["quick"].calls) == (2 * 5, 40 * 5)
+    assert spreads["slow"].p10_ms >= 11
 
 
 def test_a_spread_is_the_median_and_the_tenths() -> None:
