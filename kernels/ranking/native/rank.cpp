@@ -1,18 +1,18 @@
 // The C ABI of stage 2: choose the level, share the targets among threads.
 #include "rank_call.hpp"
 
-#include <functional>
+#include <algorithm>
+#include <atomic>
 #include <new>
-#include <system_error>
-#include <thread>
 #include <vector>
 
 #include "cpu_level.hpp"
+#include "thread_pool.hpp"
 
 namespace {
 
-// Fewer targets than this are not worth a thread (about 20 microseconds to start).
-constexpr int64_t kTargetsPerThread = 64;
+// Targets that a thread takes at a time: fewer are not worth waking one.
+constexpr int64_t kShare = 64;
 
 enum Status : int { kDone = 0, kWrongVersion = 1, kNoSuchLevel = 2, kOutOfMemory = 3 };
 
@@ -35,27 +35,24 @@ float* scratch_of(int64_t floats) {
     return aligned(arena.data());
 }
 
-void run(const RankCall& c, RankLevel level) {
-    int64_t parts = c.num_targets / kTargetsPerThread;
-    parts = parts < 1 ? 1 : parts > c.num_threads ? c.num_threads : parts;
-    const int64_t floats = scratch_floats(c);
-    // Allocated here, where a failure can still be reported.
-    std::vector<float> arenas(size_t((parts - 1) * floats + kGroup));
-    float* own = scratch_of(floats);
-    std::vector<std::thread> threads;
-    threads.reserve(size_t(parts - 1));
-    int64_t first = 0;
-    for (int64_t part = 0; part + 1 < parts; ++part) {
-        const int64_t last = c.num_targets * (part + 1) / parts;
-        try {
-            threads.emplace_back(level, std::cref(c), first, last, aligned(arenas.data()) + part * floats);
-        } catch (const std::system_error&) {
-            break;  // no thread to be had: this one does the rest
-        }
-        first = last;
+struct Shared {
+    const RankCall* call;
+    RankLevel level;
+    std::atomic<int64_t> next{0};
+    std::atomic<bool> no_memory{false};
+};
+
+// Takes shares of targets until none is left.
+void rank_shares(void* context) {
+    Shared& shared = *static_cast<Shared*>(context);
+    const RankCall& c = *shared.call;
+    try {
+        float* scratch = scratch_of(scratch_floats(c));
+        for (int64_t first; (first = shared.next.fetch_add(kShare)) < c.num_targets;)
+            shared.level(c, first, std::min(first + kShare, c.num_targets), scratch);
+    } catch (const std::bad_alloc&) {
+        shared.no_memory = true;
     }
-    level(c, first, c.num_targets, own);
-    for (std::thread& thread : threads) thread.join();
 }
 
 }  // namespace
@@ -66,10 +63,11 @@ DARE_EXPORT int dare_rank(const RankCall* call) {
     const RankLevel level = level_of(call->level);
     if (level == nullptr) return kNoSuchLevel;
     if (call->num_targets == 0) return kDone;
-    try {
-        run(*call, level);
-    } catch (const std::bad_alloc&) {
-        return kOutOfMemory;
-    }
+    Shared shared;
+    shared.call = call;
+    shared.level = level;
+    const int64_t shares = (call->num_targets + kShare - 1) / kShare;
+    run_with_helpers(rank_shares, &shared, std::min<int64_t>(call->num_threads, shares) - 1);
+    if (shared.no_memory) return kOutOfMemory;
     return kDone;
 }

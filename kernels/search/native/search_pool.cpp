@@ -12,22 +12,15 @@
 #include <thread>
 
 #include "search_call.hpp"
+#include "thread_pool.hpp"
 
 namespace {
 
 struct Job {
-    void (*search)(const SearchPlan&);
-    const SearchPlan* plan;
+    void (*work)(void*);
+    void* context;
     int64_t wanted, running;
 };
-
-void run_job(const Job& job) {
-    try {
-        job.search(*job.plan);
-    } catch (const std::bad_alloc&) {
-        job.plan->no_memory->store(true);
-    }
-}
 
 class Pool {
   public:
@@ -39,7 +32,7 @@ class Pool {
             jobs_.push_back(&job);
         }
         for (int64_t i = 0; i < job.wanted; ++i) work_.notify_one();
-        run_job(job);
+        job.work(job.context);
         std::unique_lock<std::mutex> hold(lock_);
         // Who has not come by now need not come: nothing is left to do.
         for (auto at = jobs_.begin(); at != jobs_.end(); ++at) {
@@ -70,7 +63,7 @@ class Pool {
             if (--job->wanted == 0) jobs_.pop_front();
             ++job->running;
             hold.unlock();
-            run_job(*job);
+            job->work(job->context);
             hold.lock();
             if (--job->running == 0) done_.notify_all();
         }
@@ -98,10 +91,26 @@ Pool& the_pool() {
 
 }  // namespace
 
-void run_shared(void (*search)(const SearchPlan&), const SearchPlan& plan, int64_t helpers) {
-    Job job{search, &plan, helpers, 0};
-    if (helpers <= 0) run_job(job);
+void run_with_helpers(void (*work)(void*), void* context, int64_t helpers) {
+    Job job{work, context, helpers, 0};
+    if (helpers <= 0) work(context);
     else the_pool().run(job);
+}
+
+void run_shared(void (*search)(const SearchPlan&), const SearchPlan& plan, int64_t helpers) {
+    struct Task {
+        void (*search)(const SearchPlan&);
+        const SearchPlan* plan;
+    } task{search, &plan};
+    const auto work = [](void* context) {
+        const Task& one = *static_cast<const Task*>(context);
+        try {
+            one.search(*one.plan);
+        } catch (const std::bad_alloc&) {
+            one.plan->no_memory->store(true);
+        }
+    };
+    run_with_helpers(work, &task, helpers);
 }
 
 Arena::~Arena() { std::free(data); }
