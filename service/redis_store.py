@@ -272,7 +272,7 @@ class RedisStore:
 
     def _check_server(self) -> None:
         try:
-            info = self._ask(self._client.info, _START_S)
+            info = self._ask(self._client.info, max(_START_S, self._write_s))
         except StoreUnavailable as error:
             if isinstance(error.__cause__, redis.AuthenticationError):
                 raise StoreError(str(error)) from error

@@ -26,7 +26,7 @@ def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Maker:
     if request.param == "redis":
         url = request.getfixturevalue("redis_server").url
         # Deadlines are not what this suite is about, and the machine may be busy.
-        return lambda: RedisStore(url, read_s=5, write_s=5)
+        return lambda: RedisStore(url, read_s=30, write_s=30)
     return MemoryStore if request.param == "memory" else lambda: FileStore(tmp_path / "store")
 
 

@@ -94,7 +94,7 @@ def test_retries_of_ambiguous_appends_store_each_behavior_once(
         with ThreadPoolExecutor(threads) as callers:
             unacknowledged = sum(callers.map(post, range(threads)))
         proxy.fault = lambda: NONE
-    with closing(RedisStore(broken.url, read_s=5)) as checked:
+    with closing(RedisStore(broken.url, read_s=30)) as checked:
         for user, posted in sent.items():
             # Order is (time, arrival): what arrived in one call and has one time keeps its order.
             assert rows(checked, user) == sorted(posted, key=lambda row: row[0])
@@ -106,7 +106,7 @@ def test_retries_of_ambiguous_appends_store_each_behavior_once(
 def test_a_reply_never_reaches_another_user(broken: RedisServer, proxy: FaultProxy, figure: Figure, behaviors: int) -> None:
     users, kinds = 12, Counter[str]()
     acknowledged = [0] * users
-    with closing(RedisStore(broken.url, write_s=5)) as writer, ThreadPoolExecutor(4) as callers:
+    with closing(RedisStore(broken.url, write_s=30)) as writer, ThreadPoolExecutor(4) as callers:
         for user in range(users):
             writer.load(f"u{user}", np.full(500, user, np.uint64), np.arange(500))
         with closing(RedisStore(proxy.url, connections=4, failed=lambda kind: kinds.update([kind]))) as store:
@@ -160,7 +160,7 @@ def test_a_dripping_reply_ends_at_the_deadline(broken: RedisServer, proxy: Fault
 
 
 def test_forgotten_scripts_and_everything_else_forgotten(broken: RedisServer, figure: Figure) -> None:
-    with closing(RedisStore(broken.url, write_s=5, read_s=5)) as one, closing(RedisStore(broken.url, write_s=5, read_s=5)) as other:
+    with closing(RedisStore(broken.url, write_s=30, read_s=30)) as one, closing(RedisStore(broken.url, write_s=30, read_s=30)) as other:
         new = [NewBehavior(f"u{user}", place, place, place) for user in range(5) for place in range(100)]
         for _ in range(3):
             broken.client.script_flush()
@@ -177,7 +177,10 @@ def test_forgotten_scripts_and_everything_else_forgotten(broken: RedisServer, fi
 def test_an_asynchronous_failover(broken: RedisServer, proxy: FaultProxy, figure: Figure) -> None:
     """The replica is promoted without the newest 40 behaviors; others come first, so that the sequence is longer than before."""
     broken.client.config_set("repl-diskless-sync-delay", 0)
-    with closing(RedisServer(replicaof=f"127.0.0.1 {broken.port}")) as replica, closing(RedisStore(proxy.url)) as store:
+    with (
+        closing(RedisServer(replicaof=f"127.0.0.1 {broken.port}")) as replica,
+        closing(RedisStore(proxy.url, read_s=5, write_s=30)) as store,
+    ):
         posted = [NewBehavior("u", place, place, place) for place in range(300)]
         store.append(posted[:260])
         until(
@@ -202,14 +205,14 @@ def test_an_asynchronous_failover(broken: RedisServer, proxy: FaultProxy, figure
 
 
 def test_a_longer_history_after_a_failover_is_not_taken_for_a_continuation(broken: RedisServer) -> None:
-    with closing(RedisStore(broken.url, read_s=5, write_s=5)) as store:
+    with closing(RedisStore(broken.url, read_s=30, write_s=30)) as store:
         store.append([NewBehavior("u", place, place, None) for place in range(20)])
         before = {key: broken.client.dump(key) for key in broken.client.scan_iter()}
         store.append([NewBehavior("u", 100 + place, 100 + place, None) for place in range(5)])
         assert len(store.read("u")) == 25
         for key, content in before.items():
             broken.client.restore(key, 0, content, replace=True)
-        with closing(RedisStore(broken.url, read_s=5, write_s=5)) as other:
+        with closing(RedisStore(broken.url, read_s=30, write_s=30)) as other:
             other.append([NewBehavior("u", 200 + place, 200 + place, None) for place in range(9)])
         assert [item for _, item in rows(store, "u")] == [*range(20), *range(200, 209)]
 
@@ -222,7 +225,7 @@ def until(true: Callable[[], bool], patience_s: float = 20.0) -> None:
 
 
 def test_a_full_disk_and_a_read_only_replica_refuse_behaviors_and_are_read(figure: Figure) -> None:
-    with closing(RedisServer(appendfsync="everysec")) as server, closing(RedisStore(server.url, read_s=5, write_s=5)) as store:
+    with closing(RedisServer(appendfsync="everysec")) as server, closing(RedisStore(server.url, read_s=30, write_s=30)) as store:
         store.append([NewBehavior("u", 1, 1, 1)])
         _, hard = resource.prlimit(server.pid, resource.RLIMIT_FSIZE)
         resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (1, hard))

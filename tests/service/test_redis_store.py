@@ -22,7 +22,7 @@ AnyServer = RedisServer | GivenServer
 def opened(redis_server: AnyServer) -> Iterator[Any]:
     """Opens stores on the server, as so many processes would; with patience, since deadlines have tests of their own."""
     with ExitStack() as stack:
-        yield lambda **options: stack.enter_context(closing(RedisStore(redis_server.url, **{"read_s": 5.0, "write_s": 5.0} | options)))
+        yield lambda **options: stack.enter_context(closing(RedisStore(redis_server.url, **{"read_s": 30.0, "write_s": 30.0} | options)))
 
 
 def grown(store: RedisStore, user: str, length: int, batch: int = 100, first: int = 0, events: bool = True) -> None:
@@ -47,7 +47,7 @@ def test_bytes_of_a_behavior_in_a_history_that_grew(redis_server: AnyServer, ope
 
 @pytest.mark.parametrize(("users", "length", "events"), [(400, 100, True), (100, 600, True), (50, 3000, False), (5, 20_000, True)])
 def test_the_calculator_agrees_with_a_server(users: int, length: int, events: bool) -> None:
-    with closing(RedisServer(appendonly="no")) as server, closing(RedisStore(server.url, read_s=5, write_s=5, ttl_s=10**6)) as store:
+    with closing(RedisServer(appendonly="no")) as server, closing(RedisStore(server.url, read_s=30, write_s=30, ttl_s=10**6)) as store:
 
         def used() -> int:
             memory = server.client.info("memory")
@@ -190,7 +190,7 @@ def test_no_command_reaches_across_users_on_a_cluster() -> None:
     with closing(RedisServer(cluster_enabled="yes", appendonly="no")) as server:
         server.client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
         until(lambda: b"cluster_state:ok" in server.client.execute_command("CLUSTER", "INFO"))
-        with closing(RedisStore(server.url, read_s=5, write_s=5)) as store:
+        with closing(RedisStore(server.url, read_s=30, write_s=30)) as store:
             many = [NewBehavior(f"u{place % 50}", place, 10_000 - place, place) for place in range(5000)]
             assert store.append(many).accepted == 5000 and store.append(many[-50:]).duplicates == 50
             store.load("w", np.arange(100, dtype=np.uint64), np.arange(100))

@@ -105,7 +105,7 @@ class FileStoreStates(StoreStates):
 
 
 def connected(server: RedisServer | GivenServer) -> RedisStore:
-    return RedisStore(server.url, read_s=5, write_s=5, max_length=MAX_LENGTH)
+    return RedisStore(server.url, read_s=30, write_s=30, max_length=MAX_LENGTH)
 
 
 class RedisStoreStates(StoreStates):
