@@ -63,8 +63,12 @@ class Load:
         threads += [threading.Thread(target=self._post, args=(part,)) for part in range(2)]
         for thread in threads:
             thread.start()
+        self._given_up = False
         try:
             yield
+        except BaseException:
+            self._given_up = True  # the test has failed: nobody will mend the store
+            raise
         finally:
             self._end.set()
             for thread in threads:
@@ -109,6 +113,8 @@ class Load:
                     "user_id": f"user{user}", "item_id": str(event), "timestamp": 1_600_000_000 + event, "event_id": str(event)
                 }  # fmt: skip
                 while (answer := client.post("/v1/behaviors", json={"behaviors": [posted]})).status_code != 200:
+                    if self._given_up:
+                        return
                     if answer.status_code != 503 or "Retry-After" not in answer.headers:
                         self.broken.append(f"{answer.status_code}: {answer.text}")
                         return
