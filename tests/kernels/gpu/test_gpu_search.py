@@ -193,6 +193,12 @@ def test_whole_numbers_give_the_same_sets_in_the_same_order_for_ragged_users(dty
     np.testing.assert_array_equal(found[1], expected[1])
 
 
+def test_more_groups_than_are_bounded_at_once() -> None:
+    made = integers(torch.bfloat16, [18_000], [2], 30)
+    assert made.workspace().group_max.shape[1] > made.workspace().tiling.coarse
+    np.testing.assert_array_equal(made.found()[0], made.expected()[0])
+
+
 @pytest.mark.parametrize("term", ["bias", "valid", "category", "item"])
 def test_each_term_alone(term: str) -> None:
     made = integers(torch.bfloat16, [400, 90], [2, 2], 12, seed=3)
