@@ -88,9 +88,9 @@ class Admission:
         left_s = deadline.left_s()
         wait_s = min(self._queue_wait_s, left_s)
         # Whoever would wait in vain is told at once, while the caller can still do something else. Half the longest wait is planned
-        # with: times vary, and who is told only at the end of the wait has lost most.
+        # with: times vary, and who is told only at the end of the wait has lost most. The first in line always waits.
         expected_s = (len(self._waiting) + 1) * self._held_s / self._permits
-        if expected_s > self._queue_wait_s / 2:
+        if self._waiting and expected_s > self._queue_wait_s / 2:
             raise self._refused("queue_slow", f"a wait of {expected_s * 1e3:.0f} ms is to be expected")
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         place = (started + wait_s, turn)
