@@ -96,10 +96,8 @@ def test_a_wait_in_vain_is_refused_before_it_begins_but_the_first_in_line_waits(
                     await asyncio.sleep(0.05)
                 outcome.append(f"{place} done")
             except Problem as problem:
-                outcome.append(
                 told = "to be expected" in problem.detail and problem.retry_after_s == 1
                 outcome.append(f"{place} {'refused' if told else problem.detail}")
-                )
 
         await asyncio.gather(*(work(place) for place in range(3)))
         return outcome
