@@ -164,8 +164,10 @@ TARGET static int64_t groups_reaching(const int32_t* maxima, int64_t blocks, int
     return n;
 }
 
-// The rows of these groups whose integer score is at least `cut`. Returns how many; 16 more can be written.
-TARGET static int64_t rows_reaching(const SearchPlan& p, const Query& query, const int32_t* groups, int64_t count, int32_t cut, int32_t* rows) {
+// The rows of these groups whose integer score is at least `cut`, and those scores where `values` is given. Returns how many; 16 more
+// can be written.
+TARGET static int64_t rows_reaching(const SearchPlan& p, const Query& query, const int32_t* groups, int64_t count, int32_t cut, int32_t* rows,
+                                    int32_t* values) {
     const PreparedKeys& core = *p.core;
     const int64_t quads = core.quads;
     const uint8_t* const grouped = core.at<uint8_t>(core.grouped);
@@ -182,6 +184,7 @@ TARGET static int64_t rows_reaching(const SearchPlan& p, const Query& query, con
         for (int64_t quad = 0; quad < quads; ++quad) sum = dot4(sum, iload(keys + quad * 64), iset(query.dims[quad]));
         const uint32_t mask = at_least(sum, bound) & own[g];
         icompress(rows + n, mask, iload(row + 16 * g));
+        if (values) icompress(values + n, mask, sum);
         n += bits_set(mask);
     }
     return n;

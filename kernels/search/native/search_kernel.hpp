@@ -201,6 +201,19 @@ int32_t order_at_most(double x) {
     return bits < kLowest ? kLowest : bits;
 }
 
+// A bound that k rows of the few best groups reach: where the best rows are neighbors, as those of one category are, it is far above the
+// bound that k groups reach.
+TARGET static int32_t bound_within_groups(const SearchPlan& p, FilterMemory& m, int64_t t, int64_t k, float* guess) {
+    const int32_t cut = bound_of_best(m.maxima[t], p.core->blocks, k / 6 + 1, m.scratch, guess);
+    if (cut < kSurelyValid) return INT32_MIN;
+    const int64_t groups = groups_reaching(m.maxima[t], p.core->blocks, cut, m.groups);
+    if (groups > m.most_groups) return INT32_MIN;
+    const int64_t rows = rows_reaching(p, m.query[t], m.groups, groups, kSurelyValid, m.rows, m.found.value);
+    if (rows < k) return INT32_MIN;
+    istore(m.found.value + rows, iset(INT32_MIN));
+    return bound_of_best(m.found.value, (rows + 15) / 16, k, m.scratch, guess + 1);
+}
+
 // Finds the k best of target n from the maxima of its groups. Returns false where too many rows could be among them.
 TARGET static bool search_target(const SearchPlan& p, FilterMemory& m, int64_t t, int64_t n, float* guess) {
     const SearchCall& c = *p.call;
@@ -209,7 +222,11 @@ TARGET static bool search_target(const SearchPlan& p, FilterMemory& m, int64_t t
     const int64_t bonus_count = c.bonus_start ? c.bonus_start[n + 1] - c.bonus_start[n] : 0;
     // A row that a bonus makes worse cannot stand for its group.
     const int64_t k = c.kept + (c.bonus_value < 0 ? bonus_count : 0);
-    const int32_t bound = bound_of_best(m.maxima[t], core.blocks, k, m.scratch, guess);
+    int32_t bound = bound_of_best(m.maxima[t], core.blocks, k, m.scratch, guess);
+    if (query.category) {
+        const int32_t closer = bound_within_groups(p, m, t, k, guess + 1);
+        bound = closer > bound ? closer : bound;
+    }
     if (bound < kSurelyValid) return false;
     const double margin = 2 * query.error / query.unit + 1;
     const double lowest = double(bound) - margin;
@@ -217,7 +234,7 @@ TARGET static bool search_target(const SearchPlan& p, FilterMemory& m, int64_t t
     const int32_t floor = order_at_most(query.unit * double(bound - query.offset) - query.error);
     const int64_t groups = groups_reaching(m.maxima[t], core.blocks, cut, m.groups);
     if (groups > m.most_groups) return false;
-    int64_t rows = rows_reaching(p, query, m.groups, groups, cut, m.rows);
+    int64_t rows = rows_reaching(p, query, m.groups, groups, cut, m.rows, nullptr);
     m.found.size = 0;
     if (bonus_count) {
         int64_t left = 0;
@@ -273,7 +290,7 @@ TARGET static int64_t search_filtered(const SearchPlan& p, FilterMemory& m, cons
 TARGET static void search_tasks(const SearchPlan& p) {
     const SearchCall& c = *p.call;
     thread_local Arena arena, direct_arena;
-    thread_local float guess = 0.9f;
+    thread_local float guess[3] = {0.9f, 0.9f, 0.5f};
     int32_t left[kMostTask];
     bool kept_wide = false, stamped = false;
     const int64_t tasks = (c.num_targets + p.task - 1) / p.task;
@@ -292,7 +309,7 @@ TARGET static void search_tasks(const SearchPlan& p) {
             if (memory.stamp && !stamped)
                 for (int64_t i = 0; i < c.length; ++i) memory.stamp[2 * i] = -1;
             stamped = true;
-            failed = search_filtered(p, memory, targets, count, left, &guess);
+            failed = search_filtered(p, memory, targets, count, left, guess);
             targets = left;
         }
         if (failed == 0) continue;
