@@ -14,7 +14,7 @@ GPU_BIN := .venv-gpu/bin
 GPU_STAMP := .venv-gpu/.set-up
 NATIVE := $(wildcard kernels/native/*.?pp kernels/*/native/*.?pp)
 
-.PHONY: help setup serve test test-gpu check load faults clean
+.PHONY: help setup serve test test-gpu check sanitize load faults clean
 
 help:
 	@echo "make serve   set up, get real data, train if there is no model, serve on http://$(HOST):$(PORT) (HOST, PORT to change)"

@@ -89,9 +89,9 @@ def data_movielens(source: RawSource, out: RawOut, skip_bad_rows: SkipBad = Fals
 @data_app.command("synthetic")
 def data_synthetic(
     out: RawOut,
-    users: Annotated[int, typer.Option("--users", min=1)] = 1500,
+    users: Annotated[int, typer.Option("--users", min=1, help="users to write")] = 1500,
     length: Annotated[int, typer.Option("--length", min=10, help="behaviors of each user")] = 2000,
-    items: Annotated[int, typer.Option("--items", min=31)] = 3600,
+    items: Annotated[int, typer.Option("--items", min=31, help="items they choose from")] = 3600,
     seed: Seed = 0,
     moments: Annotated[int, typer.Option("--moments", min=1, help="times at which a user is offered items")] = 40,
     candidates: Annotated[int, typer.Option("--candidates", min=1, help="items offered at a time")] = 5,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from model.train import Trained, train
 torch.set_num_threads(1)
 # Servers of the tests listen on loopback; those that are about keys say so themselves.
 os.environ.setdefault("DARE_DEVELOPMENT", "true")
+# A shell starts what it runs in the background deaf to Ctrl-C, and children inherit that; some tests interrupt on purpose.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def write_tidy(folder: Path, users: int = 60, items: int = 300, categories: int = 12, longest: int = 400, seed: int = 0) -> Path:
