@@ -97,7 +97,9 @@ def data_synthetic(
     candidates: Annotated[int, typer.Option("--candidates", min=1, help="items offered at a time")] = 5,
     half_lives: Annotated[str, typer.Option("--half-lives", help="behaviors until relevance halves; inf: it never does")] = "90,300,900",
     complement: Annotated[float, typer.Option("--complement", min=0, max=1, help="relevance of a topic's complement; 0: none")] = 0.6,
-    topics_per_category: Annotated[int, typer.Option("--topics-per-category", min=1, help="1: hard search finds all")] = 6,
+    topics_per_category: Annotated[
+        int, typer.Option("--topics-per-category", min=1, help="hidden topics of a category; with 1, hard search finds all")
+    ] = 6,
     slope: Annotated[float, typer.Option("--slope", min=0, help="how much relevance decides a label; 0: labels are noise")] = 2.25,
     as_json: Json = False,
 ) -> None:
