@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+_FEW = 2048
+
 
 def array(name: str, value: Any, dtype: type[np.generic], shape: tuple[int | None, ...]) -> npt.NDArray[Any]:
     """`value` as a C-contiguous array of exactly `dtype` and `shape` (None: any length).
@@ -26,10 +28,14 @@ def array(name: str, value: Any, dtype: type[np.generic], shape: tuple[int | Non
 
 def finite(name: str, value: npt.NDArray[np.float32]) -> None:
     """Raises: ValueError naming the first place and value that is NaN or infinite."""
-    # A sum is finite only if all terms are (or it overflows): the exact check runs only when in doubt.
-    with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(value.sum(dtype=np.float64)):
+    # A float64 sum of float32 values cannot overflow, so it is finite exactly when all of them are; infinities of both signs give NaN.
+    if value.size <= _FEW:
+        if np.isfinite(value).all():
             return
+    else:
+        with np.errstate(invalid="ignore"):
+            if np.isfinite(np.add.reduce(value, axis=None, dtype=np.float64)):
+                return
     bad = np.argwhere(~np.isfinite(value))
     if len(bad):
         place = tuple(int(i) for i in bad[0])

@@ -19,12 +19,11 @@ FAILURES = {1: "the library was built from other sources", 2: "this CPU lacks th
 
 
 def library() -> tuple[ctypes.CDLL | None, str]:
-    """The loaded library and its file name, or None and why not. Loaded once, and again when the file was built anew."""
+    """The library, loaded once, and its file name, or None and why not."""
     try:
-        modified_ns = PATH.stat().st_mtime_ns
-    except OSError:
-        return None, f"{PATH.name} {build_record()}"
-    return _load(PATH, modified_ns)
+        return _load(PATH), PATH.name
+    except (OSError, AttributeError) as error:
+        return None, f"{PATH.name} cannot be loaded: {error}" if PATH.exists() else f"{PATH.name} {build_record()}"
 
 
 def build_record() -> str:
@@ -35,16 +34,7 @@ def build_record() -> str:
 def level() -> tuple[str | None, str]:
     """The CPU level to use and why, or None and why none: what DARE_CPU_LEVEL names, else the best that this CPU runs."""
     loaded, reason = library()
-    if loaded is None:
-        return None, reason
-    forced = os.environ.get(LEVEL_VARIABLE)
-    if forced is None:
-        return next(name for name, number in LEVELS.items() if loaded.dare_cpu_runs(number)), "the best of this CPU"
-    if forced not in LEVELS:
-        return None, f"{LEVEL_VARIABLE} must be one of {', '.join(LEVELS)}, got {forced!r}"
-    if not loaded.dare_cpu_runs(LEVELS[forced]):
-        return None, f"{LEVEL_VARIABLE}={forced}: this CPU cannot run it"
-    return forced, f"{LEVEL_VARIABLE} names it"
+    return (None, reason) if loaded is None else _level(PATH, os.environ.get(LEVEL_VARIABLE))
 
 
 def can_run() -> tuple[bool, str]:
@@ -53,11 +43,21 @@ def can_run() -> tuple[bool, str]:
     return (False, reason) if name is None else (True, f"{PATH.name}, {name} ({reason})")
 
 
+# Asked several times in every request, so that neither the file system nor the CPU is.
 @functools.lru_cache(maxsize=8)
-def _load(path: Path, modified_ns: int) -> tuple[ctypes.CDLL | None, str]:
-    try:
-        loaded = ctypes.CDLL(str(path))
-        loaded.dare_cpu_runs.argtypes, loaded.dare_cpu_runs.restype = [ctypes.c_int32], ctypes.c_int
-    except (OSError, AttributeError) as error:
-        return None, f"{path.name} cannot be loaded: {error}"
-    return loaded, path.name
+def _load(path: Path) -> ctypes.CDLL:
+    loaded = ctypes.CDLL(str(path))
+    loaded.dare_cpu_runs.argtypes, loaded.dare_cpu_runs.restype = [ctypes.c_int32], ctypes.c_int
+    return loaded
+
+
+@functools.lru_cache(maxsize=32)
+def _level(path: Path, forced: str | None) -> tuple[str | None, str]:
+    runs = _load(path).dare_cpu_runs
+    if forced is None:
+        return next(name for name, number in LEVELS.items() if runs(number)), "the best of this CPU"
+    if forced not in LEVELS:
+        return None, f"{LEVEL_VARIABLE} must be one of {', '.join(LEVELS)}, got {forced!r}"
+    if not runs(LEVELS[forced]):
+        return None, f"{LEVEL_VARIABLE}={forced}: this CPU cannot run it"
+    return forced, f"{LEVEL_VARIABLE} names it"
