@@ -39,6 +39,23 @@ void places(const PrepareCall& call, std::vector<int32_t>& ids, std::vector<int3
     for (int64_t i = 0; i < n; ++i) place[size_t(i)] = int32_t(std::lower_bound(ids.begin(), ids.end(), call.category[i]) - ids.begin());
 }
 
+// Counts the rows of each id that are in a group, and drops ids without any: the groups of a block must be neighbors in `ids`, else a
+// vector cannot hold the scores of their categories. A place of a row in no group then means nothing.
+std::vector<int64_t> drop_empty(std::vector<int32_t>& ids, std::vector<int32_t>& place, const std::vector<char>& out) {
+    std::vector<int64_t> count(ids.size(), 0), kept_count;
+    for (size_t i = 0; i < place.size(); ++i) count[size_t(place[i])] += !out[i];
+    std::vector<int32_t> kept_ids, moved(ids.size(), 0);
+    for (size_t p = 0; p < ids.size(); ++p) {
+        if (count[p] == 0) continue;
+        moved[p] = int32_t(kept_ids.size());
+        kept_ids.push_back(ids[p]);
+        kept_count.push_back(count[p]);
+    }
+    for (int32_t& p : place) p = moved[size_t(p)];
+    ids.swap(kept_ids);
+    return kept_count;
+}
+
 // Offsets for so many groups; returns the bytes.
 int64_t lay_out(PreparedKeys& core, int64_t length, int64_t width, int64_t groups, int64_t distinct, int64_t outliers) {
     core = PreparedKeys{};
@@ -132,8 +149,8 @@ void prepare_keys(const PrepareCall& call, const SearchLevel& level) {
     for (const float m : most) square += double(m) * m;
     if (!outliers.empty()) most = most_of(call, &out);
 
-    std::vector<int64_t> count(ids.size(), 0), next(ids.size(), 0);
-    for (int64_t i = 0; i < call.length; ++i) count[size_t(place[size_t(i)])] += !out[size_t(i)];
+    const std::vector<int64_t> count = drop_empty(ids, place, out);
+    std::vector<int64_t> next(ids.size(), 0);
     PreparedKeys& core = *static_cast<PreparedKeys*>(call.core);
     lay_out(core, call.length, call.width, groups_of(count), int64_t(ids.size()), int64_t(outliers.size()));
     core.key_norm = std::sqrt(square);
