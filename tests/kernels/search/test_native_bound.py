@@ -67,6 +67,50 @@ def test_scores_closer_than_the_integers_can_tell_are_told_apart(level: int) -> 
     assert_filter_finds_what_fp32_finds(level, target, SearchKeys(key), 50)
 
 
+def test_the_residues_of_keys_use_up_the_bound(level: int) -> None:
+    # Rows of one kind are rounded up in every dimension, the best row down: its dot is 14 / 14.4 of the bound below theirs.
+    rng, _, _ = draw()
+    sign = rng.choice([-1.0, 1.0], WIDTH)
+    x = 127 * rng.permuted(np.tile(np.repeat([-1.0, 1.0], WIDTH // 2), (LENGTH, 1)), axis=1) * sign
+    x[100:5000:100] = sign * 59.55
+    x[5050] = sign * (np.where(np.arange(WIDTH) < 14, 59, 60) + 0.45)
+    target = (np.arange(1, TARGETS + 1)[:, None] * sign).astype(np.float32)
+    keys = SearchKeys((x / 8).astype(np.float32))
+    assert_filter_finds_what_fp32_finds(level, target, keys, 1)
+    np.testing.assert_array_equal(search_topk(target, keys, 1, backend="native")[0], 5050)
+
+
+def test_the_residues_of_a_target_use_up_the_bound(level: int) -> None:
+    # Keys are integers; what the target loses in rounding makes the best row worst: 889 / 914 of the bound. The other rows are
+    # long enough that these are no outliers.
+    rng, _, _ = draw()
+    sign = rng.choice([-1.0, 1.0], 16)
+    largest = 127 if level == native_library.LEVELS["avx512-vnni"] else 64
+    x = 60 * rng.choice([-1.0, 1.0], (LENGTH, 17))
+    x[:, 16] = -127
+    x[100:5000:100] = -127 * np.append(sign, 0)
+    x[5050] = 127 * np.append(sign, 0)
+    one = np.append(sign * np.where(np.arange(16) < 7, -0.55, 0.45), largest)
+    target = (np.arange(1, TARGETS + 1)[:, None] * one).astype(np.float32)
+    keys = SearchKeys((x / 8).astype(np.float32))
+    assert_filter_finds_what_fp32_finds(level, target, keys, 1)
+    np.testing.assert_array_equal(search_topk(target, keys, 1, backend="native")[0], 5050)
+
+
+def test_roundings_of_bias_and_category_score_add_up(level: int) -> None:
+    # In units of the dot: 0.51 + 0.51 becomes 2, and the floor must still let 1 + 0.02 + 0.01 pass.
+    largest = 127 if level == native_library.LEVELS["avx512-vnni"] else 64
+    x = np.full((LENGTH, 2), (-127, 127), dtype=np.float32)
+    bias, category = np.full(LENGTH, -300, dtype=np.float32), np.zeros(LENGTH, dtype=np.int32)
+    x[100:5000:100, 1], bias[100:5000:100] = 0, 0.51
+    x[5050, 1], bias[5050], category[5050] = 1, 0.02, 1
+    target = np.full((TARGETS, 2), (largest, 1), dtype=np.float32)
+    score = np.full((TARGETS, 2), (0.51, 0.01), dtype=np.float32)
+    keys = SearchKeys(x, category)
+    assert_filter_finds_what_fp32_finds(level, target, keys, 1, bias_L=bias, category_score_NC=score)
+    np.testing.assert_array_equal(search_topk(target, keys, 1, bias_L=bias, category_score_NC=score, backend="native")[0], 5050)
+
+
 @pytest.mark.parametrize("size", [1e-3, 1.0, 1e4, 1e9])
 def test_bias_and_category_scores_of_any_size(level: int, size: float) -> None:
     # Up to a million units of the dot the bias is exact to a unit; beyond, it sets the unit.
