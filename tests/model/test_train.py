@@ -308,3 +308,9 @@ def test_presets_are_what_they_say() -> None:
     assert TrainConfig().model.longest is None and TrainConfig().protocol.train_targets is None, "whole histories, all targets"
     assert paper_preset(3).seed == paper_preset(3).protocol.seed == 3
     assert ProtocolConfig().negatives == 2 and ProtocolConfig().first_target == 50
+
+
+def test_the_order_of_targets_is_drawn_anew_for_each_seed_and_epoch() -> None:
+    draws = {(seed, epoch): model.train._epoch_rng(replace(CONFIG, seed=seed), epoch).random() for seed in (0, 1) for epoch in (0, 1)}
+    assert len(set(draws.values())) == 4
+    assert model.train._epoch_rng(CONFIG, 0).random() == draws[CONFIG.seed, 0]
