@@ -170,3 +170,16 @@ def test_faiss_says_what_it_cannot_do_instead_of_falling_back() -> None:
             category_score_NC=np.zeros((1, 1), np.float32),
             backend="faiss",
         )
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("length", [3, 5000])
+def test_a_value_that_is_not_finite_is_named_with_its_place(bad: float, length: int) -> None:
+    k = np.ones((length, 4), np.float32)
+    k[1, 2] = bad
+    if length > 3:
+        k[4000, 0] = -bad  # infinities of both signs cancel to NaN, never to something finite
+    with pytest.raises(ValueError, match=rf"attn_behavior_LA must be finite, got {bad} at \[1, 2\]"):
+        SearchKeys(k)
+    huge = np.full((length, 4), np.finfo(np.float32).max, np.float32)
+    assert SearchKeys(huge).length == length
