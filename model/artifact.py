@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-SCHEMA_VERSION = 1
-_ALWAYS_THERE = ("config.json", "metrics.json", "rank.onnx")
+SCHEMA_VERSION = 2
+_ALWAYS_THERE = ("config.json", "metrics.json")
 _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_.")
 
 
@@ -29,11 +29,11 @@ def write_artifact(
     arrays: Mapping[str, npt.NDArray[Any]],
     config: dict[str, Any],
     metrics: dict[str, Any],
-    rank_graph: bytes,
+    graph: tuple[str, bytes],
 ) -> Path:
     """Write `artifacts/version` in one rename and point `CURRENT` to it.
 
-    Args: `arrays` name -> array, saved as `name.npy`; `rank_graph` the bytes of `rank.onnx`.
+    Args: `arrays` name -> array, saved as `name.npy`; `graph` file name and bytes of the ONNX graph.
     Raises: ArtifactError when the version exists (versions never change) or its name is not a plain lower-case word.
     """
     _check_name(version)
@@ -45,7 +45,7 @@ def write_artifact(
     try:
         for name, value in arrays.items():
             np.save(building / f"{name}.npy", np.ascontiguousarray(value), allow_pickle=False)
-        (building / "rank.onnx").write_bytes(rank_graph)
+        (building / graph[0]).write_bytes(graph[1])
         _write_json(building / "config.json", {"schema_version": SCHEMA_VERSION, **config})
         _write_json(building / "metrics.json", metrics)
         files = {path.name: {"sha256": _sha256(path), "bytes": path.stat().st_size} for path in sorted(building.iterdir())}

@@ -8,11 +8,12 @@ import numpy as np
 
 from model.artifact import Artifact, ArtifactError
 from model.config import ModelConfig, from_dict
+from model.embedding_rows import TWO_SIDED
 from model.features import FEATURE_NAMES, ITEM_STATISTICS, POPULARITY_DAYS
 from model.popularity import DAYS
 from model.recency import NUM_BUCKETS
 
-_CONFIG_KEYS = ("model", "train", "feature_names", "data", "as_of")
+_CONFIG_KEYS = ("model", "scoring", "train", "feature_names", "data", "as_of")
 _MODEL_KEYS = ("attn_width", "repr_width", "kept", "longest", "hidden", "features")
 
 
@@ -29,10 +30,16 @@ def check_layout(artifact: Artifact) -> ModelConfig:
         raise ArtifactError(
             f"{artifact.path}/config.json: trained with other features than this program computes ({odd[0]}); train it again"
         )
-    items, rows, categories = (len(artifact.array(name)) for name in ("item_hash", "attn_item", "attn_category"))
+    sides = 2 if config.tables in TWO_SIDED else 1
+    items = len(artifact.array("item_hash"))
+    rows, categories = (len(artifact.array(name)) // sides for name in ("repr_item", "repr_category"))
     kinds, days = len(artifact.array("category_row")), len(artifact.array("popularity_key"))
-    inputs = 3 * 3 * config.repr_width + 1 + len(features)
-    first, second = config.hidden
+    scoring = artifact.config["scoring"]
+    if scoring not in ("kernels", "graph"):
+        raise ArtifactError(f"{artifact.path}/config.json: scoring must be kernels or graph, is {scoring!r}")
+    graph = "rank.onnx" if scoring == "kernels" else "score.onnx"
+    if graph not in artifact.files:
+        raise ArtifactError(f"{artifact.path}/manifest.json: does not list {graph}")
     shapes: dict[str, tuple[str, tuple[int | None, ...]]] = {
         "item_hash": ("uint64", (items,)),
         "item_row": ("int32", (items + 1,)),
@@ -46,17 +53,13 @@ def check_layout(artifact: Artifact) -> ModelConfig:
         "popularity_decayed": ("float32", (days, len(POPULARITY_DAYS))),
         "popularity_first_day": ("int64", (1,)),
         "popularity_total": ("float32", (None, len(POPULARITY_DAYS))),
-        "same_item_bonus": ("float32", (1,)),
-        "head_w1": ("float32", (inputs, first)),
-        "head_b1": ("float32", (first,)),
-        "head_w2": ("float32", (first, second)),
-        "head_b2": ("float32", (second,)),
-        "head_w3": ("float32", (second,)),
-        "head_b3": ("float32", (1,)),
-        "head_slope": ("float32", (2,)),
     }
+    if scoring == "kernels":
+        shapes |= _head_shapes(config, len(features))
     for space, width in (("attn", config.attn_width), ("repr", config.repr_width)):
-        for name, size in (("item", rows), ("category", categories), ("recency", NUM_BUCKETS)):
+        if space == "attn" and config.tables == "shared":
+            continue
+        for name, size in (("item", sides * rows), ("category", sides * categories), ("recency", NUM_BUCKETS)):
             shapes[f"{space}_{name}"] = ("float32", (size, width))
     for name in ("item_id", "item_text"):
         shapes[name], shapes[f"{name}_start"] = ("uint8", (None,)), ("int64", (items + 1,))
@@ -70,6 +73,21 @@ def check_layout(artifact: Artifact) -> ModelConfig:
             raise ArtifactError(f"{artifact.path}/{name}_start.npy: does not ascend from 0 to the size of {name}.npy")
     _check_popularity(artifact)
     return config
+
+
+def _head_shapes(config: ModelConfig, features: int) -> dict[str, tuple[str, tuple[int | None, ...]]]:
+    inputs = 3 * 3 * config.repr_width + 1 + features
+    first, second = config.hidden
+    return {
+        "same_item_bonus": ("float32", (1,)),
+        "head_w1": ("float32", (inputs, first)),
+        "head_b1": ("float32", (first,)),
+        "head_w2": ("float32", (first, second)),
+        "head_b2": ("float32", (second,)),
+        "head_w3": ("float32", (second,)),
+        "head_b3": ("float32", (1,)),
+        "head_slope": ("float32", (2,)),
+    }
 
 
 def _check_popularity(artifact: Artifact) -> None:

@@ -9,16 +9,29 @@ from typing import Any
 
 from model.data.protocol import ProtocolConfig
 
+_NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_")
+TABLES = ("decoupled", "shared", "untied", "projected")
+
+
+@dataclass(frozen=True, slots=True)
+class StageSpec:
+    """A stage by name, with its options; `model.stages.registry` knows both, and refuses what it does not know."""
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """DARE's mathematics: widths, search, and what reaches the head.
+    """A model's mathematics: widths, tables, stages, and what reaches the head. DARE unless told otherwise.
 
     Widths are per field (item, category). `attn_width` d_a and `repr_width` d_r in the paper; `kept` is K.
     `longest` cuts a history to its newest behaviors (None: the whole history).
     `mass` gives the head the log mass of the kept scores, `same_item_bonus` a learned score bonus for behaviors of the target's own item,
     `features` the counts, ages, item statistics and taste of `model.features`; all three are what plain softmax attention discards.
-    `auxiliary_loss` is equation 7: a second head on attention over all behaviors.
+    `tables`: "decoupled" an attention and a representation set (DARE), "shared" one set for both (TWIN), "untied" each of the two split
+    again between targets and behaviors, "projected" one set seen through linear maps. `search`, `encoder`, `pooling` and `objectives` name
+    stages (docs/stages.md); `target_aware` multiplies the interest with the target.
     """
 
     attn_width: int = 16
@@ -30,7 +43,12 @@ class ModelConfig:
     mass: bool = True
     same_item_bonus: bool = True
     features: bool = True
-    auxiliary_loss: bool = False
+    tables: str = "decoupled"
+    search: StageSpec = StageSpec("exact")
+    encoder: StageSpec | None = None
+    pooling: StageSpec = StageSpec("target_attention")
+    target_aware: bool = True
+    objectives: tuple[StageSpec, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("attn_width", "repr_width", "kept"):
@@ -41,13 +59,21 @@ class ModelConfig:
             raise ValueError(f"longest must be at least 1 or None, got {self.longest!r}")
         if not self.init_std > 0:
             raise ValueError(f"init_std must be above 0, got {self.init_std!r}")
+        if self.tables not in TABLES:
+            raise ValueError(f"tables must be one of {', '.join(TABLES)}, got {self.tables!r}")
+        if self.tables == "shared" and self.attn_width != self.repr_width:
+            raise ValueError(f"shared tables have one width: attn_width is {self.attn_width}, repr_width is {self.repr_width}")
         if len(self.hidden) != 2 or min(self.hidden) < 1:
             raise ValueError(f"hidden must be two positive widths, got {self.hidden!r}")
 
 
+AUXILIARY = StageSpec("attention_over_all")
+"""The auxiliary loss of equation 7."""
+
+
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
-    """How a model is trained.
+    """How a model is trained. `name` begins the names of its versions.
 
     `rows_per_step` counts (target, candidate) rows; steps are smaller, down to 128 rows, where an epoch would have fewer than `least_steps`
     of them: a small data set needs many steps too. `targets_per_chunk` targets share one lookup of their user's history.
@@ -55,6 +81,7 @@ class TrainConfig:
     its own row; `statistic_windows` slices of the training period (see `model.dataset.prepare`); `taste_width` of the taste vectors.
     """
 
+    name: str = "dare"
     model: ModelConfig = field(default_factory=ModelConfig)
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     seed: int = 0
@@ -86,6 +113,8 @@ class TrainConfig:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)!r}")
+        if not self.name or set(self.name) - _NAME_CHARACTERS:
+            raise ValueError(f"name must be lower-case letters, digits, - and _, got {self.name!r}")
         if self.seed < 0:
             raise ValueError(f"seed must be at least 0, got {self.seed!r}")
         for name in ("learning_rate", "embedding_learning_rate"):
@@ -105,7 +134,7 @@ def demo_preset(seed: int = 0) -> TrainConfig:
 
 def paper_preset(seed: int = 0) -> TrainConfig:
     """DARE as published: 200 behaviors, 20 kept, softmax alone, auxiliary loss, Adam .01 throughout, 2,048 rows a step, 2 epochs."""
-    model = ModelConfig(kept=20, longest=200, mass=False, same_item_bonus=False, features=False, auxiliary_loss=True)
+    model = ModelConfig(kept=20, longest=200, mass=False, same_item_bonus=False, features=False, objectives=(AUXILIARY,))
     protocol = ProtocolConfig(seed=seed, train_targets=20)
     return TrainConfig(
         model=model,
@@ -134,6 +163,12 @@ def from_dict(kind: type[Any], values: dict[str, Any]) -> Any:
     for name, part in (("model", ModelConfig), ("protocol", ProtocolConfig)):
         if isinstance(values.get(name), dict):
             values[name] = from_dict(part, values[name])
-    if "hidden" in values:
-        values["hidden"] = tuple(values["hidden"])
+    if kind is ModelConfig:
+        for name in ("search", "encoder", "pooling"):
+            if isinstance(values.get(name), dict):
+                values[name] = from_dict(StageSpec, values[name])
+        if "objectives" in values:
+            values["objectives"] = tuple(from_dict(StageSpec, spec) if isinstance(spec, dict) else spec for spec in values["objectives"])
+        if "hidden" in values:
+            values["hidden"] = tuple(values["hidden"])
     return kind(**values)

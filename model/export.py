@@ -10,23 +10,27 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from kernels import HeadWeights
 from model.artifact import activate, pack_texts, write_artifact
 from model.config import TrainConfig
-from model.dare import DARE
 from model.data.protocol import training_period_mask
 from model.dataset import Dataset
+from model.embedding_rows import TWO_SIDED
 from model.features import FEATURE_NAMES
 from model.head import TargetAwareHead
 from model.item_hash import hash_item_ids
 from model.rank_graph import rank_graph
+from model.score_graph import score_graph
+from model.stages.registry import scoring_path
+from model.two_stage import TwoStageModel
 
 
-def export(model: DARE, data: Dataset, config: TrainConfig, metrics: dict[str, Any], artifacts: Path) -> str:
+def export(model: TwoStageModel, data: Dataset, config: TrainConfig, metrics: dict[str, Any], artifacts: Path) -> str:
     """Write the trained model as a new version and make it current.
 
-    The version's name is `dare-` and the first 12 hex digits of a hash over configuration and weights: the same training gives the same
+    The version's name is the model's and the first 12 hex digits of a hash over configuration and weights: the same training gives the same
     name.
 
     Returns: the version. Raises: ValueError when two item ids share a hash; ArtifactError when the version exists.
@@ -39,7 +43,7 @@ def export(model: DARE, data: Dataset, config: TrainConfig, metrics: dict[str, A
     if len(twins):
         pair = (log.item_id[order[twins[0]]], log.item_id[order[twins[0] + 1]])
         raise ValueError(f"item ids {pair[0]!r} and {pair[1]!r} have the same 64-bit hash; rename one")
-    head = fold_head(model.head, 3 * config.model.repr_width, config.model.mass)
+    scoring = scoring_path(config.model)
     last = len(order)  # the row for an item nobody knows
     category = np.where(log.item_category >= 0, log.item_category, len(log.category_id))
     category_row = np.ones(len(log.category_id) + 1, dtype=np.int32)
@@ -54,12 +58,17 @@ def export(model: DARE, data: Dataset, config: TrainConfig, metrics: dict[str, A
         "taste_vector": np.concatenate([taste.vector[order], np.zeros((1, taste.vector.shape[1]), np.float32)]),
         "taste_weight": np.append(taste.weight[order], 0).astype(np.float32),
         **{f"popularity_{name}": getattr(popularity, name) for name in ("key", "count", "decayed", "first_day", "total")},
-        "same_item_bonus": np.array([0.0 if model.search.bonus is None else model.search.bonus.item()], dtype=np.float32),
-        **{f"{which}_{name}": _table(model, which, name) for which in ("attn", "repr") for name in ("item", "category", "recency")},
-        **{f"head_{name}": getattr(head, name) for name in ("w1", "b1", "w2", "b2", "w3")},
-        "head_slope": np.array([head.a1, head.a2], dtype=np.float32),
-        "head_b3": np.array([head.b3], dtype=np.float32),
+        **_tables(model),
     }
+    if scoring == "kernels":
+        head = fold_head(model.head, 3 * config.model.repr_width, config.model.mass)
+        arrays |= {f"head_{name}": getattr(head, name) for name in ("w1", "b1", "w2", "b2", "w3")}
+        arrays["head_slope"] = np.array([head.a1, head.a2], dtype=np.float32)
+        arrays["head_b3"] = np.array([head.b3], dtype=np.float32)
+        arrays["same_item_bonus"] = np.array([0.0 if model.score.bonus is None else model.score.bonus.item()], dtype=np.float32)
+        graph = "rank.onnx", rank_graph(head, 3 * config.model.repr_width)
+    else:
+        graph = "score.onnx", score_graph(model)
     arrays["item_id"], arrays["item_id_start"] = pack_texts([log.item_id[i] for i in order])
     texts = [json.dumps({name: column[i] for name, column in log.item_text.items() if column[i]}, ensure_ascii=False) for i in order]
     arrays["item_text"], arrays["item_text_start"] = pack_texts(texts)
@@ -67,27 +76,34 @@ def export(model: DARE, data: Dataset, config: TrainConfig, metrics: dict[str, A
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     for name in sorted(arrays):
         digest.update(np.ascontiguousarray(arrays[name]).tobytes())
-    version = f"dare-{digest.hexdigest()[:12]}"
+    for name, value in sorted(model.state_dict().items()):
+        if scoring == "graph" and not name.startswith("tables."):
+            digest.update(value.numpy().tobytes())
+    version = f"{config.name}-{digest.hexdigest()[:12]}"
     if not (artifacts / version / "manifest.json").is_file():
         content = {
             "model": described["model"],
+            "scoring": scoring,
             "train": described,
             "feature_names": list(FEATURE_NAMES) if config.model.features else [],
             "data": log.describe(),
             "as_of": int(log.timestamp[training_period_mask(log, config.protocol)].max()),
         }
-        write_artifact(artifacts, version, arrays, content, metrics, rank_graph(head, 3 * config.model.repr_width))
+        write_artifact(artifacts, version, arrays, content, metrics, graph)
     else:
         activate(artifacts, version)
     return version
 
 
 def fold_head(head: TargetAwareHead, width: int, mass: bool) -> HeadWeights:
-    """The head with BatchNorm's running statistics folded into the first layer, in float64; without mass its row is zero."""
+    """The head with BatchNorm's running statistics folded into the first layer, in float64; the rows of what it does not read (product,
+    mass) are zero."""
     parameters = {name: value.detach().double().numpy() for name, value in head.state_dict().items() if value.dtype.is_floating_point}
     scale = parameters["norm.weight"] / np.sqrt(parameters["norm.running_var"] + head.norm.eps)
     w1 = parameters["first.weight"].T * scale[:, None]
     b1 = parameters["first.bias"] + (parameters["norm.bias"] - parameters["norm.running_mean"] * scale) @ parameters["first.weight"].T
+    if not head.product:
+        w1 = np.insert(w1, [2 * width] * width, 0.0, axis=0)
     if not mass:
         w1 = np.insert(w1, 3 * width, 0.0, axis=0)
 
@@ -106,6 +122,18 @@ def fold_head(head: TargetAwareHead, width: int, mass: bool) -> HeadWeights:
     )
 
 
-def _table(model: DARE, which: str, name: str) -> npt.NDArray[np.float32]:
-    table: npt.NDArray[np.float32] = getattr(getattr(model, which), name).weight.detach().numpy().copy()
-    return table
+def _tables(model: TwoStageModel) -> dict[str, npt.NDArray[np.float32]]:
+    """Tables of both spaces, linear maps folded in. Where targets have vectors of their own, a table holds the behaviors' and then the
+    targets', and row 0 of the recency table is the target's."""
+    spaces = {"attn": model.attn, "repr": model.repr}
+    if model.config.tables == "shared":
+        del spaces["attn"]
+    two_sided = model.config.tables in TWO_SIDED
+    found = {}
+    with torch.no_grad():
+        for prefix, space in spaces.items():
+            for field in ("item", "category"):
+                sides = [space.table(field, of_target) for of_target in ((False, True) if two_sided else (False,))]
+                found[f"{prefix}_{field}"] = torch.cat(sides).numpy().copy()
+            found[f"{prefix}_recency"] = torch.cat([space.target_time_D()[None], space.recency_PD()[1:]]).numpy().copy()
+    return found

@@ -23,8 +23,8 @@ class Ranker:
     Raises: ValueError for an unknown name, RuntimeError with the reason when the named backend cannot run.
     """
 
-    def __init__(self, artifact: Artifact, backend: str, num_threads: int) -> None:
-        self.tables = RankTables(artifact.array("repr_item"), artifact.array("repr_category"), artifact.array("repr_recency"))
+    def __init__(self, artifact: Artifact, tables: RankTables, backend: str, num_threads: int) -> None:
+        self.tables = tables
         a, b3 = artifact.array("head_slope"), artifact.array("head_b3")
         w1, b1, w2, b2, w3 = (artifact.array(f"head_{name}") for name in ("w1", "b1", "w2", "b2", "w3"))
         self.head = HeadWeights(w1, b1, float(a[0]), w2, b2, float(a[1]), w3, float(b3[0]))

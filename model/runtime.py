@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,21 +10,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kernels import (
-    BehaviorRows,
-    SearchKeys,
-    TargetRows,
-    attention_weight,
-    lookup_backends,
-    search_backends,
-    search_topk,
-)
+from kernels import SearchKeys, attention_weight, lookup_backends
 from model.artifact import Artifact
 from model.artifact_layout import check_layout
+from model.candidates import Candidates
 from model.catalogue import Catalogue
+from model.embedding_rows import EmbeddingRows
 from model.features import TASTE_SPANS, UserMoment, candidate_features, taste_cosines
-from model.ranker import Ranker
-from model.recency import MAX_LENGTH, bucket_of_recency
+from model.graph_scoring import GraphScoring
+from model.kernel_scoring import KernelScoring
+from model.recency import MAX_LENGTH
 from model.retrieval import Retrieval
 from model.user_state import Occurrences, RecordTable, UserState, activity_of
 
@@ -73,18 +67,17 @@ class ScoringRuntime:
         self._model = config["model"]
         self.max_kept = int(self._model["kept"])
         self._longest = min(int(self._model["longest"] or MAX_LENGTH), MAX_LENGTH)
-        self._search, self._threads = search, num_threads
+        self._threads = num_threads
         self.catalogue = Catalogue(artifact)
-        width = int(self._model["attn_width"])
-        self._scale = np.float32(1 / math.sqrt(2 * width))
-        self._attn_item, self._attn_category = artifact.array("attn_item"), artifact.array("attn_category")
-        recency = artifact.array("attn_recency").astype(np.float64)
-        bias_P = (recency @ recency[0] / math.sqrt(width)).astype(np.float32)
-        self._bucket = bucket_of_recency()
-        self._bias = bias_P[self._bucket]
-        self._bonus = float(artifact.array("same_item_bonus")[0])
-        self._ranker = Ranker(artifact, ranking, num_threads)
-        self._retrieval = Retrieval(self.catalogue, self._ranker.tables)
+        self._embedding = EmbeddingRows(artifact)
+        self._scoring: KernelScoring | GraphScoring
+        if config["scoring"] == "kernels":
+            self._scoring = KernelScoring(artifact, self._embedding, num_threads, search, ranking)
+        elif (search, ranking) != ("auto", "auto"):
+            raise ValueError(f"{artifact.version} is scored by its own graph: backends cannot be chosen, got {search!r} and {ranking!r}")
+        else:
+            self._scoring = GraphScoring(artifact, self._embedding, num_threads)
+        self._retrieval = Retrieval(self.catalogue, self._embedding.tables)
 
     @classmethod
     def load(
@@ -143,29 +136,13 @@ class ScoringRuntime:
         Args: `candidate_hash_N` u64 [N]; `timestamp` unix seconds of the request; `explain` behaviors to return per candidate, 0..K.
         """
         started = time.perf_counter()
-        catalogue, item_row, category_row, target = self._rows(candidate_hash_N)
-        length = state.length
-        index, score = search_topk(
-            target * self._scale,  # 1/sqrt(2d) of equation 1
-            state.keys,
-            min(self.max_kept, max(length, 1)),
-            bias_L=np.ascontiguousarray(self._bias[length:0:-1]),
-            bonus=state.occurrences.bonus(candidate_hash_N, self._bonus) if self._bonus else None,
-            backend=self._search,
-            num_threads=self._threads,
-        )
-        searched = time.perf_counter()
-        recency = np.ascontiguousarray(self._bucket[length:0:-1])
-        probability = self._ranker.rank(
-            index,
-            score,
-            BehaviorRows(state.item_row_L, state.category_row_L, recency),
-            TargetRows(item_row, category_row),
-            self._features(state, candidate_hash_N, catalogue, timestamp),
-        )
-        ranked = time.perf_counter()
-        kept = self._kept(index, score, explain) if explain else None
-        return Scored(probability, item_row == 1, (searched - started) * 1e3, (ranked - searched) * 1e3, kept)
+        catalogue, item_row, category_row = self._places(candidate_hash_N)
+        candidates = Candidates(candidate_hash_N, item_row, category_row, self._embedding.attn(item_row, category_row, target=True))
+        extra = self._features(state, candidate_hash_N, catalogue, timestamp)
+        ranked = self._scoring.score(state, candidates, extra)
+        kept = self._kept(ranked.index_NK, ranked.score_NK, explain) if explain else None
+        rank_ms = (time.perf_counter() - started) * 1e3 - ranked.search_ms
+        return Scored(ranked.click_probability_N, item_row == 1, ranked.search_ms, rank_ms, kept)
 
     def retrieve(self, state: UserState, pool: int, exclude_seen: bool = False) -> U64:
         """Hashes of up to `pool` distinct candidates for the user, for ranking: u64."""
@@ -184,23 +161,25 @@ class ScoringRuntime:
         return {
             "version": self.version,
             "items": len(self.catalogue),
-            "attention_width": int(self._attn_item.shape[1] + self._attn_category.shape[1]),
-            "representation_width": self._ranker.tables.width,
+            "attention_width": self._embedding.attn_width,
+            "representation_width": self._embedding.width,
             "kept": self.max_kept,
             "longest": self._longest,
             "as_of": self.as_of,
-            "search": {"asked": self._search, "backends": {name: list(why) for name, why in search_backends().items()}},
-            "ranking": self._ranker.describe(),
+            "scoring": self.config["scoring"],
+            **self._scoring.describe(),
             "retrieval": self._retrieval.describe(),
             "lookup": {name: list(why) for name, why in lookup_backends().items()},
             "threads_per_request": self._threads,
         }
 
-    def _rows(self, item_hash: U64) -> tuple[I32, I32, I32, F32]:
+    def _places(self, item_hash: U64) -> tuple[I32, I32, I32]:
         catalogue = self.catalogue.places(item_hash)
-        item_row = self.catalogue.item_row[catalogue]
-        category_row = self.catalogue.category_row[self.catalogue.category[catalogue]]
-        return catalogue, item_row, category_row, np.concatenate([self._attn_item[item_row], self._attn_category[category_row]], axis=1)
+        return catalogue, self.catalogue.item_row[catalogue], self.catalogue.category_row[self.catalogue.category[catalogue]]
+
+    def _rows(self, item_hash: U64) -> tuple[I32, I32, I32, F32]:
+        catalogue, item_row, category_row = self._places(item_hash)
+        return catalogue, item_row, category_row, self._embedding.attn(item_row, category_row)
 
     def _features(self, state: UserState, candidate_hash: U64, catalogue: I32, timestamp: int) -> F32:
         if not self._model["features"]:

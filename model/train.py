@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from model.config import TrainConfig
-from model.dare import DARE
 from model.data.log import InteractionLog
 from model.dataset import Dataset, Examples, Vocabulary, steps
 from model.metrics import auc, evaluate
+from model.two_stage import TwoStageModel
 
 _CHECKPOINT_S = 20.0
 _LEAST_ROWS = 128
@@ -60,17 +60,17 @@ class DivergedError(ValueError):
 class Trained:
     """A trained model in evaluation mode and how it came about: `curve` has one entry per validation."""
 
-    model: DARE
+    model: TwoStageModel
     curve: list[dict[str, float]]
     seconds: float
     rows_per_s: float
 
 
-def build(config: TrainConfig, data: Dataset) -> DARE:
+def build(config: TrainConfig, data: Dataset) -> TwoStageModel:
     """A freshly initialised model for the data."""
     torch.manual_seed(config.seed)
     vocabulary = data.vocabulary
-    return DARE(config.model, vocabulary.num_items, vocabulary.num_categories, data.train.extra.shape[2])
+    return TwoStageModel(config.model, vocabulary.num_items, vocabulary.num_categories, data.train.extra.shape[2])
 
 
 def train(
@@ -131,7 +131,7 @@ def train(
 
 
 def predict(
-    model: DARE, log: InteractionLog, vocabulary: Vocabulary, examples: Examples
+    model: TwoStageModel, log: InteractionLog, vocabulary: Vocabulary, examples: Examples
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     """Click probabilities f32 [T, C] of the examples, in evaluation mode: the score of a row does not depend on the rows beside it."""
     was_training = model.training
@@ -189,8 +189,8 @@ def _epoch_rng(config: TrainConfig, epoch: int) -> np.random.Generator:
     return np.random.default_rng([config.seed, epoch])
 
 
-def _optimizer(model: DARE, config: TrainConfig) -> torch.optim.Adam:
-    embedding = [*model.attn.parameters(), *model.repr.parameters()]
+def _optimizer(model: TwoStageModel, config: TrainConfig) -> torch.optim.Adam:
+    embedding = list(model.tables.parameters())
     known = {id(parameter) for parameter in embedding}
     other = [parameter for parameter in model.parameters() if id(parameter) not in known]
     return torch.optim.Adam(
@@ -198,7 +198,9 @@ def _optimizer(model: DARE, config: TrainConfig) -> torch.optim.Adam:
     )
 
 
-def _step(model: DARE, optimizer: torch.optim.Adam, data: Dataset, chunks: list[np.ndarray[tuple[int, ...], np.dtype[np.intp]]]) -> float:
+def _step(
+    model: TwoStageModel, optimizer: torch.optim.Adam, data: Dataset, chunks: list[np.ndarray[tuple[int, ...], np.dtype[np.intp]]]
+) -> float:
     label = torch.from_numpy(np.concatenate([data.train.labels(rows) for rows in chunks]))
     batches = [data.train.batch(data.log, data.vocabulary, rows) for rows in chunks]
     optimizer.zero_grad()
@@ -208,7 +210,7 @@ def _step(model: DARE, optimizer: torch.optim.Adam, data: Dataset, chunks: list[
     return float(loss.detach())
 
 
-def _validate(model: DARE, data: Dataset, config: TrainConfig, state: _State, loss: float) -> None:
+def _validate(model: TwoStageModel, data: Dataset, config: TrainConfig, state: _State, loss: float) -> None:
     probability = predict(model, data.log, data.vocabulary, data.validation).reshape(-1)
     value = auc(data.validation.labels(np.arange(len(data.validation.chosen))), probability)
     state.curve.append({"step": state.step, "loss": loss, "validation_auc": value})
@@ -220,7 +222,7 @@ def _validate(model: DARE, data: Dataset, config: TrainConfig, state: _State, lo
         state.finished = state.worse >= config.patience
 
 
-def _save(path: Path, model: DARE, optimizer: torch.optim.Adam, state: _State, fingerprint: dict[str, object]) -> None:
+def _save(path: Path, model: TwoStageModel, optimizer: torch.optim.Adam, state: _State, fingerprint: dict[str, object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     content = {
@@ -240,7 +242,7 @@ def _save(path: Path, model: DARE, optimizer: torch.optim.Adam, state: _State, f
     partial.replace(path)
 
 
-def _load(path: Path, model: DARE, optimizer: torch.optim.Adam, state: _State, fingerprint: dict[str, object]) -> None:
+def _load(path: Path, model: TwoStageModel, optimizer: torch.optim.Adam, state: _State, fingerprint: dict[str, object]) -> None:
     try:
         content = torch.load(path, weights_only=True)
     except Exception as error:

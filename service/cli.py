@@ -124,6 +124,7 @@ def train(
     data: DataDir,
     out: Annotated[Path, typer.Option("--out", help="directory of model versions to add to")] = Path("artifacts"),
     preset: Annotated[str, typer.Option("--preset", help="default, demo (faster) or paper (as published)")] = "default",
+    model: Annotated[str, typer.Option("--model", help="dare, or a rival by name (docs/stages.md)")] = "dare",
     seed: Seed = 0,
     longest: Annotated[
         int | None, typer.Option("--longest", min=1, help="use only the newest behaviors of a history; default: the preset's")
@@ -144,7 +145,7 @@ def train(
     """Train DARE and add it to the artifacts as the current version. Ctrl-C keeps a checkpoint; the same command resumes."""
     from service.commands.training import train_command
 
-    train_command(data, out, preset, seed, longest, epochs, kept, impressions, split, threads, fresh, skip_bad_rows, as_json)
+    train_command(data, out, preset, model, seed, longest, epochs, kept, impressions, split, threads, fresh, skip_bad_rows, as_json)
 
 
 @app.command()

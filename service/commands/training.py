@@ -10,6 +10,8 @@ from model.config import PRESETS, TrainConfig
 from model.data.impressions import impression_targets
 from model.dataset import Dataset, prepare
 from model.export import export
+from model.rivals import rival
+from model.stages.registry import scoring_path
 from model.train import Progress, Trained, evaluate_examples, predict, train
 from service.commands.data import read
 from service.commands.terminal import console, emit, progress_bar, table
@@ -19,6 +21,7 @@ def train_command(
     data: Path,
     out: Path,
     preset: str,
+    model: str,
     seed: int,
     longest: int | None,
     epochs: int | None,
@@ -34,6 +37,7 @@ def train_command(
     if preset not in PRESETS:
         raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {preset!r}")
     config = replace(PRESETS[preset](seed), num_threads=threads)
+    config = replace(config, name=model, model=rival(model, config.model))
     if longest is not None:
         config = replace(config, model=replace(config.model, longest=longest))
     if epochs is not None:
@@ -44,6 +48,7 @@ def train_command(
         if impressions:
             raise ValueError(f"--split {split} cannot be joined with --impressions: impressions are split by each user's own behaviors")
         config = replace(config, protocol=replace(config.protocol, split=split))
+    scoring_path(config.model)  # says now, not after the training, what cannot be served
     emit(train_on(data, out, config, fresh, skip_bad_rows, impressions), as_json)
 
 

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.artifact import Artifact, ArtifactError, activate, current_version, pack_texts, versions, write_artifact
+from model.artifact import SCHEMA_VERSION, Artifact, ArtifactError, activate, current_version, pack_texts, versions, write_artifact
 from model.export import export
 from model.features import FEATURE_NAMES
 from model.runtime import ScoringRuntime
 from tests.conftest import Tiny
 
 Arrays = dict[str, np.ndarray[Any, Any]]
+Content = tuple[Arrays, dict[str, Any], tuple[str, bytes]]
 
 
 @pytest.fixture
@@ -31,12 +32,12 @@ def copied(tiny: Tiny, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def content(tiny: Tiny) -> tuple[Arrays, dict[str, Any], bytes]:
+def content(tiny: Tiny) -> Content:
     """Arrays, configuration and graph of the small world's artifact."""
     folder = tiny.artifacts / tiny.version
     config = json.loads((folder / "config.json").read_text())
     del config["schema_version"]
-    return {path.stem: np.load(path) for path in folder.glob("*.npy")}, config, (folder / "rank.onnx").read_bytes()
+    return {path.stem: np.load(path) for path in folder.glob("*.npy")}, config, ("rank.onnx", (folder / "rank.onnx").read_bytes())
 
 
 def refused(folder: Path, *named: str) -> str:
@@ -47,10 +48,10 @@ def refused(folder: Path, *named: str) -> str:
     return str(error.value)
 
 
-def test_what_was_written_is_what_is_read(tiny: Tiny, content: tuple[Arrays, dict[str, Any], bytes]) -> None:
+def test_what_was_written_is_what_is_read(tiny: Tiny, content: Content) -> None:
     artifact = Artifact(tiny.artifacts)
     assert artifact.version == tiny.version == current_version(tiny.artifacts)
-    assert artifact.config["schema_version"] == 1 and artifact.config["feature_names"] == list(FEATURE_NAMES)
+    assert artifact.config["schema_version"] == SCHEMA_VERSION and artifact.config["feature_names"] == list(FEATURE_NAMES)
     assert set(artifact.files) == {path.name for path in artifact.path.iterdir()} - {"manifest.json"}
     for name, value in content[0].items():
         np.testing.assert_array_equal(artifact.array(name), value)
@@ -112,9 +113,9 @@ def test_a_missing_file_is_named(copied: Path) -> None:
 
 def test_another_schema_is_refused_with_both_numbers(copied: Path) -> None:
     manifest = json.loads((copied / "manifest.json").read_text())
-    for schema in (0, 2, "1", None):
+    for schema in (0, SCHEMA_VERSION + 1, str(SCHEMA_VERSION), None):
         (copied / "manifest.json").write_text(json.dumps(manifest | {"schema_version": schema}))
-        refused(copied, f"schema_version is {schema!r}, this program reads 1")
+        refused(copied, f"schema_version is {schema!r}, this program reads {SCHEMA_VERSION}")
 
 
 @pytest.mark.parametrize(
@@ -155,7 +156,7 @@ def test_a_missing_or_unreadable_current_says_how_to_get_a_model(copied: Path) -
         refused(copied, "CURRENT cannot be read", "train one with `dare train`")
 
 
-def write_changed(folder: Path, content: tuple[Arrays, dict[str, Any], bytes], arrays: Arrays, **config: Any) -> Path:
+def write_changed(folder: Path, content: Content, arrays: Arrays, **config: Any) -> Path:
     """A version with sound checksums and other content."""
     return write_artifact(folder, "changed", content[0] | arrays, content[1] | config, {}, content[2])
 
@@ -169,13 +170,13 @@ def float_arrays() -> list[str]:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name", float_arrays())
-def test_a_number_that_is_none_is_named(tmp_path: Path, content: tuple[Arrays, dict[str, Any], bytes], name: str, value: float) -> None:
+def test_a_number_that_is_none_is_named(tmp_path: Path, content: Content, name: str, value: float) -> None:
     array = content[0][name].copy()
     array.reshape(-1)[-1] = value
     refused(write_changed(tmp_path, content, {name: array}), f"{name}.npy: holds NaN or infinity")
 
 
-def test_every_float_array_is_among_those_checked(content: tuple[Arrays, dict[str, Any], bytes]) -> None:
+def test_every_float_array_is_among_those_checked(content: Content) -> None:
     assert sorted(float_arrays()) == sorted(name for name, value in content[0].items() if value.dtype.kind == "f")
 
 
@@ -189,9 +190,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_array_of_another_shape_or_type_or_none_is_named(
-    tmp_path: Path, content: tuple[Arrays, dict[str, Any], bytes], name: str
-) -> None:
+def test_an_array_of_another_shape_or_type_or_none_is_named(tmp_path: Path, content: Content, name: str) -> None:
     value = content[0][name]
     changed = [value[:-1], value.astype(np.float64 if value.dtype.kind == "f" else np.int16), value[None]]
     for place, other in enumerate(changed):
@@ -202,19 +201,19 @@ def test_an_array_of_another_shape_or_type_or_none_is_named(
 
 
 @pytest.mark.parametrize(("name", "value"), [("item_row", 10**6), ("item_row", -5), ("item_category", 999), ("category_row", -1)])
-def test_a_row_outside_its_table_is_named(tmp_path: Path, content: tuple[Arrays, dict[str, Any], bytes], name: str, value: int) -> None:
+def test_a_row_outside_its_table_is_named(tmp_path: Path, content: Content, name: str, value: int) -> None:
     array = content[0][name].copy()
     array[3] = value
     refused(write_changed(tmp_path, content, {name: array}), f"{name}.npy: must lie in 0..", str(value))
 
 
-def test_texts_that_do_not_fit_their_offsets_are_named(tmp_path: Path, content: tuple[Arrays, dict[str, Any], bytes]) -> None:
+def test_texts_that_do_not_fit_their_offsets_are_named(tmp_path: Path, content: Content) -> None:
     start = content[0]["item_id_start"].copy()
     start[2], start[3] = start[3], start[2]
     refused(write_changed(tmp_path, content, {"item_id_start": start}), "item_id_start.npy: does not ascend")
 
 
-def test_hashes_must_ascend(tmp_path: Path, content: tuple[Arrays, dict[str, Any], bytes]) -> None:
+def test_hashes_must_ascend(tmp_path: Path, content: Content) -> None:
     refused(write_changed(tmp_path, content, {"item_hash": content[0]["item_hash"][::-1].copy()}), "item_hash.npy: ", "ascend")
 
 
@@ -230,12 +229,12 @@ def test_hashes_must_ascend(tmp_path: Path, content: tuple[Arrays, dict[str, Any
     ],
 )
 def test_a_configuration_this_program_cannot_follow_is_refused(
-    tmp_path: Path, content: tuple[Arrays, dict[str, Any], bytes], config: dict[str, Any], named: str
+    tmp_path: Path, content: Content, config: dict[str, Any], named: str
 ) -> None:
     refused(write_changed(tmp_path, content, {}, **config), "config.json: ", named)
 
 
-def test_a_version_is_never_written_twice(tiny: Tiny, copied: Path, content: tuple[Arrays, dict[str, Any], bytes]) -> None:
+def test_a_version_is_never_written_twice(tiny: Tiny, copied: Path, content: Content) -> None:
     before = {path.name: path.read_bytes() for path in copied.iterdir()}
     with pytest.raises(ArtifactError, match=f"{tiny.version}: the version exists already and versions never change"):
         write_artifact(copied.parent, tiny.version, content[0], content[1], {}, content[2])
@@ -251,21 +250,21 @@ def test_the_same_training_exported_again_is_the_same_version_made_current(tiny:
 
 
 @pytest.mark.parametrize("name", ["", "..", ".hidden", "-flag", "Upper", "a/b", "a b", "ä", "x" * 101])
-def test_a_version_needs_a_plain_name(tmp_path: Path, content: tuple[Arrays, dict[str, Any], bytes], name: str) -> None:
+def test_a_version_needs_a_plain_name(tmp_path: Path, content: Content, name: str) -> None:
     with pytest.raises(ArtifactError, match="is not a plain lower-case name"):
         write_artifact(tmp_path, name, *content[:2], {}, content[2])
     with pytest.raises(ArtifactError):
         Artifact(tmp_path, name)
 
 
-def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, content: tuple[Arrays, dict[str, Any], bytes]) -> None:
+def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, content: Content) -> None:
     objects = np.array([None, "x"], dtype=object)
     with pytest.raises(ValueError, match="allow_pickle"):
         write_changed(tmp_path, content, {"item_extra": objects})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_versions_come_oldest_first_and_skip_what_is_none(tmp_path: Path, content: tuple[Arrays, dict[str, Any], bytes]) -> None:
+def test_versions_come_oldest_first_and_skip_what_is_none(tmp_path: Path, content: Content) -> None:
     assert versions(tmp_path / "nowhere") == []
     for place, name in enumerate(["b", "c", "a"]):
         folder = write_artifact(tmp_path, name, *content[:2], {}, content[2])

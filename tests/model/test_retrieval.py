@@ -15,7 +15,7 @@ from tests.conftest import Tiny
 
 
 def tables_of(runtime: ScoringRuntime) -> RankTables:
-    return runtime._ranker.tables
+    return runtime._embedding.tables
 
 
 def pools(runtime: ScoringRuntime, retrieval: Retrieval, tiny: Tiny, size: int) -> list[list[int]]:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from kernels import ranking_backends
+from model.config import AUXILIARY
 from model.data.protocol import TEST
 from model.dataset import Examples
 from model.features import FEATURE_NAMES
@@ -70,7 +71,7 @@ def test_default_model(tiny: Tiny, ranking: str) -> None:
 @pytest.mark.parametrize(
     "model",
     [
-        {"features": False, "mass": False, "same_item_bonus": False, "auxiliary_loss": True},
+        {"features": False, "mass": False, "same_item_bonus": False, "objectives": (AUXILIARY,)},
         {"longest": 30},
         {"attn_width": 4, "repr_width": 9, "features": False},
     ],

@@ -14,7 +14,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import model.train
-from model.config import ModelConfig, TrainConfig, paper_preset
+from model.config import AUXILIARY, ModelConfig, TrainConfig, paper_preset
 from model.data.log import InteractionLog
 from model.data.protocol import ProtocolConfig
 from model.data.tidy import read_tidy
@@ -231,7 +231,7 @@ def test_a_diverged_training_says_so(data: Dataset) -> None:
 
 def test_the_published_recipe_trains_both_heads(log: InteractionLog) -> None:
     config = replace(paper_preset(0), min_item_count=3, epochs=8, patience=8, rows_per_step=256, taste_width=4)
-    assert config.model.auxiliary_loss and not (config.model.mass or config.model.features or config.model.same_item_bonus)
+    assert config.model.objectives == (AUXILIARY,) and not (config.model.mass or config.model.features or config.model.same_item_bonus)
     assert (config.model.longest, config.model.kept, config.learning_rate, config.embedding_learning_rate) == (200, 20, 0.01, 0.01)
     data = prepare(log, config)
     assert data.train.extra.shape[2] == 0
@@ -239,8 +239,12 @@ def test_the_published_recipe_trains_both_heads(log: InteractionLog) -> None:
     before, trained = build(config, data).state_dict(), train(config, data)
     after = trained.model.state_dict()
     moved = {name for name in after if not torch.equal(before[name], after[name])}
-    assert {"head.last.weight", "auxiliary_head.last.weight", "attn.item.weight", "repr.item.weight", "repr.recency.weight"} <= moved
-    assert not after["attn.item.weight"][0].any() and not after["repr.category.weight"][0].any(), "padding is never trained"
+    assert {
+        "head.last.weight",
+        "objectives.0.head.last.weight",
+        *(f"tables.{name}.weight" for name in ("0.item", "1.item", "1.recency")),
+    } <= moved
+    assert not after["tables.0.item.weight"][0].any() and not after["tables.1.category.weight"][0].any(), "padding is never trained"
     labels = data.test.labels(np.arange(len(data.test.chosen)))
     assert auc(labels, predict(trained.model, log, data.vocabulary, data.test).reshape(-1)) > 0.55
 

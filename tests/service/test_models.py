@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 import pytest
 
-from model.artifact import Artifact, ArtifactError, activate, current_version
+from model.artifact import SCHEMA_VERSION, Artifact, ArtifactError, activate, current_version
 from service.behavior_store import BehaviorSequence
 from service.memory_store import MemoryStore
 from service.models import Models
@@ -91,7 +91,7 @@ def damage(version: Path, how: str) -> None:
         (version / "head_w1.npy").unlink()
     elif how == "schema":
         manifest = (version / "manifest.json").read_text()
-        (version / "manifest.json").write_text(manifest.replace('"schema_version": 1', '"schema_version": 99'))
+        (version / "manifest.json").write_text(manifest.replace(f'"schema_version": {SCHEMA_VERSION}', '"schema_version": 99'))
 
 
 @pytest.mark.parametrize("how", ["bit", "truncated", "nan", "missing", "schema"])

@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from model.batch import UserBatch
-from model.config import ModelConfig
-from model.dare import DARE
-from model.interest import attention_mass, attention_weight
+from model.config import AUXILIARY, ModelConfig
 from model.recency import MAX_LENGTH, NUM_BUCKETS, bucket_of_recency
+from model.stages.pooling.target_attention import attention_mass, attention_weight
+from model.stages.protocols import Kept
+from model.stages.search.everything import Everything
+from model.two_stage import TwoStageModel
 from tests.oracles import dare as oracle
 
 ITEMS, CATEGORIES, KEPT = 30, 7, 20
@@ -22,18 +24,18 @@ TOLERANCE = 1e-11
 
 SMALL = ModelConfig(attn_width=5, repr_width=6, kept=KEPT, hidden=(9, 4), mass=False, same_item_bonus=False, features=False)
 VARIANTS = {
-    "as published": replace(SMALL, auxiliary_loss=True),
+    "as published": replace(SMALL, objectives=(AUXILIARY,)),
     "mass": replace(SMALL, mass=True),
     "bonus": replace(SMALL, same_item_bonus=True),
     "mass, bonus, features": replace(SMALL, mass=True, same_item_bonus=True, features=True),
-    "newest 40": replace(SMALL, longest=40, mass=True, auxiliary_loss=True),
+    "newest 40": replace(SMALL, longest=40, mass=True, objectives=(AUXILIARY,)),
 }
 
 
-def made(config: ModelConfig, num_features: int = 0, seed: int = 0) -> DARE:
+def made(config: ModelConfig, num_features: int = 0, seed: int = 0) -> TwoStageModel:
     """A float64 model whose every parameter and running statistic is far from its initial value."""
     torch.manual_seed(seed)
-    model = DARE(config, ITEMS, CATEGORIES, num_features).double()
+    model = TwoStageModel(config, ITEMS, CATEGORIES, num_features).double()
     with torch.no_grad():
         for name, value in model.named_parameters():
             if name.endswith(("norm.weight", "slope.weight")):
@@ -51,8 +53,18 @@ def made(config: ModelConfig, num_features: int = 0, seed: int = 0) -> DARE:
     return model
 
 
-def parameters(model: DARE) -> dict[str, oracle.F64]:
-    return {name: value.detach().numpy() for name, value in model.state_dict().items()}
+def parameters(model: TwoStageModel) -> dict[str, oracle.F64]:
+    """By the names of the paper's parts: attention and representation tables, bonus, the head and that of the auxiliary loss."""
+    names = {"tables.0.": "attn.", "tables.1.": "repr.", "score.": "search.", "objectives.0.head.": "auxiliary_head."}
+    found = {}
+    for name, value in model.state_dict().items():
+        prefix = next((prefix for prefix in names if name.startswith(prefix)), "")
+        found[names.get(prefix, "") + name[len(prefix) :]] = value.detach().numpy()
+    return found
+
+
+def kept_of(model: TwoStageModel, b: UserBatch) -> Kept:
+    return model.search(b, model.views([b])[0].attn)
 
 
 def batch(length: int, seen: list[int], candidates: int = 3, num_features: int = 0, seed: int = 0) -> UserBatch:
@@ -88,7 +100,7 @@ def moments(b: UserBatch) -> list[oracle.Moment]:
     return found
 
 
-def logits(model: DARE, *batches: UserBatch) -> np.ndarray[Any, np.dtype[np.float64]]:
+def logits(model: TwoStageModel, *batches: UserBatch) -> np.ndarray[Any, np.dtype[np.float64]]:
     with torch.no_grad():
         return np.asarray(model.eval()(list(batches)).numpy())
 
@@ -109,9 +121,9 @@ def test_search_keeps_what_the_paper_keeps_with_its_weights(length: int) -> None
     model = made(VARIANTS["mass, bonus, features"])
     b = batch(length, sorted({0, length // 2, length}))
     with torch.no_grad():
-        kept = model.search(b)
+        kept = kept_of(model, b)
         weight, mass = attention_weight(kept).numpy(), attention_mass(kept).numpy()
-        interest, _ = model.pooling(b, kept)
+        interest = model.pooling(b, kept, model.views([b])[0].content)
     for row, moment in enumerate(moments(b)):
         expected = oracle.attend(parameters(model), moment, KEPT)
         real = kept.valid_MK[row].numpy()
@@ -154,7 +166,7 @@ def test_equal_behaviors_tie_without_changing_the_answer() -> None:
     """Far back, purchases of one item share a recency bucket: equal scores at the edge of the kept, whichever of them stay."""
     model = made(VARIANTS["mass, bonus, features"], 1)
     with torch.no_grad():
-        model.search.bonus.fill_(50.0)  # the 300 purchases of the target's own item win every place
+        model.score.bonus.fill_(50.0)  # the 300 purchases of the target's own item win every place
     b = batch(900, [900], candidates=1, num_features=1)
     own = {"item_L": b.target_item_TC, "category_L": b.target_category_TC, "item_key_L": b.target_key_TC}
     many = replace(b, **{name: getattr(b, name).index_fill(0, torch.arange(100, 400), int(value)) for name, value in own.items()})
@@ -189,7 +201,7 @@ def test_trap_1_padding_never_joins_the_softmax() -> None:
     model = made(SMALL)
     b = batch(63, [3])
     with torch.no_grad():
-        kept = model.search(b)
+        kept = kept_of(model, b)
         weight = attention_weight(kept)
     assert kept.valid_MK.sum(dim=1).tolist() == [3, 3, 3]
     assert ((weight > 0).sum(dim=1) == 3).all()
@@ -220,8 +232,8 @@ def test_trap_2_a_row_scores_the_same_whatever_travels_beside_it() -> None:
 
 
 def test_trap_3_only_embeddings_are_drawn_from_the_normal_initialisation() -> None:
-    model = DARE(VARIANTS["as published"], 5000, 50, 0)
-    for head in (model.head, model.auxiliary_head):
+    model = TwoStageModel(VARIANTS["as published"], 5000, 50, 0)
+    for head in (model.head, model.objectives[0].head):
         assert torch.equal(head.norm.weight, torch.ones_like(head.norm.weight))
         assert head.first_slope.weight.item() == head.second_slope.weight.item() == 0.25
         assert head.first.weight.abs().max() <= head.first.in_features**-0.5
@@ -239,7 +251,7 @@ def test_trap_5_time_is_the_place_from_the_end() -> None:
 
 def test_scores_train_attention_tables_alone() -> None:
     model = made(VARIANTS["as published"])
-    kept = model.search(batch(63, [63]))
+    kept = kept_of(model, batch(63, [63]))
     kept.score_MK.square().sum().backward()
     assert all(table.weight.grad is not None and table.weight.grad.abs().sum() > 0 for table in (model.attn.item, model.attn.recency))
     assert all(value.grad is None for value in model.repr.parameters())
@@ -248,9 +260,10 @@ def test_scores_train_attention_tables_alone() -> None:
 def test_content_trains_representation_tables_alone() -> None:
     model = made(VARIANTS["as published"])
     b = batch(63, [63])
-    kept = model.search(b)
-    interest, _ = model.pooling(b, replace(kept, score_MK=kept.score_MK.detach()))
-    (interest.square().sum() + model.target(b).square().sum()).backward()
+    kept = kept_of(model, b)
+    content = model.views([b])[0].content
+    interest = model.pooling(b, replace(kept, score_MK=kept.score_MK.detach()), content)
+    (interest.square().sum() + content.target_MR.square().sum()).backward()
     assert all(table.weight.grad is not None and table.weight.grad.abs().sum() > 0 for table in (model.repr.item, model.repr.recency))
     assert all(value.grad is None for value in model.attn.parameters())
 
@@ -270,11 +283,11 @@ def test_the_two_sets_share_no_memory_and_serve_both_sides() -> None:
 
 def test_gradient_reaches_the_kept_scores_only() -> None:
     """Every behavior has an item of its own: only the kept ones' attention rows learn."""
-    model = DARE(SMALL, 302, CATEGORIES, 0).double()
+    model = TwoStageModel(SMALL, 302, CATEGORIES, 0).double()
     one = torch.ones((1, 1), dtype=torch.int64)
     items = torch.arange(2, 302)
     b = UserBatch(items, torch.ones(300, dtype=torch.int64), items, torch.tensor([300]), one, one, one, torch.zeros((1, 1, 0)).double())
-    kept = model.search(b)
+    kept = kept_of(model, b)
     kept.score_MK.sum().backward()
     grad = model.attn.item.weight.grad
     assert grad is not None and kept.index_MK.shape == (1, KEPT)
@@ -297,7 +310,10 @@ def test_with_k_of_at_least_the_length_search_is_full_attention(kept: int) -> No
     model = made(config).eval()
     b = batch(63, [10, 63])
     with torch.no_grad():
-        full = model.logits([b], model.search_all, model.head, extras=False)
+        view = model.views([b])[0]
+        every = Everything(model.score)(b, view.attn)
+        interest = model.pooling(b, every, view.content)
+        full = model.head(view.content.target_MR, interest, model.extra(b, every))
     np.testing.assert_allclose(logits(model, b), full, atol=TOLERANCE)
 
 

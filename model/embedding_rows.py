@@ -1,0 +1,54 @@
+"""The embedding tables of an artifact: rows of behaviors and of targets, memory-mapped."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from kernels import RankTables
+from model.artifact import Artifact
+
+F32 = npt.NDArray[np.float32]
+I32 = npt.NDArray[np.int32]
+TWO_SIDED = ("untied", "projected")
+"""Values of `ModelConfig.tables` with which a target's vector differs from a behavior's: each table holds both, behaviors first."""
+
+
+class EmbeddingRows:
+    """Attention and representation tables. A shared set is stored once, as the representation tables."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        model = artifact.config["model"]
+        attn = "repr" if model["tables"] == "shared" else "attn"
+        self._attn_item, self._attn_category = artifact.array(f"{attn}_item"), artifact.array(f"{attn}_category")
+        self.attn_recency = artifact.array(f"{attn}_recency")
+        self.tables = RankTables(artifact.array("repr_item"), artifact.array("repr_category"), artifact.array("repr_recency"))
+        two_sided = model["tables"] in TWO_SIDED
+        self._target_item = len(self._attn_item) // 2 if two_sided else 0
+        self._target_category = len(self._attn_category) // 2 if two_sided else 0
+        self.attn_width: int = self._attn_item.shape[1] + self._attn_category.shape[1]
+
+    @property
+    def width(self) -> int:
+        """R, of [item ; category ; recency] in representation space."""
+        return self.tables.width
+
+    def target_item(self, item_row: I32) -> I32:
+        """Rows of `tables.item` of targets."""
+        return item_row + np.int32(self._target_item) if self._target_item else item_row
+
+    def target_category(self, category_row: I32) -> I32:
+        """Rows of `tables.category` of targets."""
+        return category_row + np.int32(self._target_category) if self._target_category else category_row
+
+    def attn(self, item_row: I32, category_row: I32, target: bool = False) -> F32:
+        """[item ; category] in attention space: f32 [X, A]."""
+        if target:
+            item_row, category_row = self.target_item(item_row), self.target_category(category_row)
+        return np.concatenate([self._attn_item[item_row], self._attn_category[category_row]], axis=1)
+
+    def content(self, item_row: I32, category_row: I32, target: bool = False) -> F32:
+        """[item ; category] in representation space: f32 [X, 2 d]."""
+        if target:
+            item_row, category_row = self.target_item(item_row), self.target_category(category_row)
+        return np.concatenate([self.tables.item[item_row], self.tables.category[category_row]], axis=1)

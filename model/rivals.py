@@ -1,0 +1,38 @@
+"""Published models by name, as stages (docs/stages.md has the equations and what was chosen where a paper is silent)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from model.config import ModelConfig
+
+Rival = Callable[[ModelConfig], ModelConfig]
+
+
+def _shared(model: ModelConfig) -> ModelConfig:
+    """One set of tables; the published rivals but DARE have no auxiliary loss."""
+    return replace(model, tables="shared", attn_width=model.repr_width, objectives=())
+
+
+def _twin(model: ModelConfig) -> ModelConfig:
+    return replace(_shared(model), objectives=model.objectives)
+
+
+RIVALS: dict[str, Rival] = {
+    "dare": lambda model: model,
+    "dare_no_tr": lambda model: replace(model, target_aware=False),
+    "twin": _twin,
+    "twin_no_tr": lambda model: replace(_twin(model), target_aware=False),
+    "twin_4e": lambda model: replace(model, tables="untied"),
+    "twin_proj": lambda model: replace(model, tables="projected"),
+}
+"""How each rival differs from DARE with the same widths, kept behaviors and extras. TWIN's variants keep the auxiliary loss, as DARE's authors
+compare them."""
+
+
+def rival(name: str, model: ModelConfig) -> ModelConfig:
+    """The model `name` with the widths and extras of `model`. Raises: ValueError for an unknown name."""
+    if name not in RIVALS:
+        raise ValueError(f"model must be one of {', '.join(RIVALS)}, got {name!r}")
+    return RIVALS[name](model)

@@ -1,0 +1,1 @@
+"""Between search and pooling: what turns the kept behaviors into richer ones. One mechanism a file."""

@@ -1,0 +1,1 @@
+"""What is trained beside the click. One mechanism a file."""

@@ -1,0 +1,28 @@
+"""Reading the content of kept behaviors: as one weighted sum, or row by row."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from model.recency import NUM_BUCKETS
+from model.stages.protocols import Content, Kept
+
+
+def weighted_content(weight_MK: Tensor, kept: Kept, content: Content) -> Tensor:
+    """sum_k weight_k * content(k): [M, R]; weights of behaviors that are not valid must be zero."""
+    if content.encoded_MKR is not None:
+        return torch.einsum("mk,mkr->mr", weight_MK, content.encoded_MKR)
+    # A product with a mostly empty matrix is several times cheaper than gathering K rows per target, above all in the backward pass.
+    rows, size = content.rows.behavior_LD, len(weight_MK)
+    weight_ML = weight_MK.new_zeros(size, len(rows)).scatter_add(1, kept.index_MK, weight_MK)
+    weight_MP = weight_MK.new_zeros(size, NUM_BUCKETS).scatter_add(1, kept.recency_MK, weight_MK)
+    return torch.cat([weight_ML @ rows, weight_MP @ content.recency_PD], dim=1)
+
+
+def kept_content(kept: Kept, content: Content) -> Tensor:
+    """[item ; category ; recency] of every kept behavior: [M, K, R], zeros where not valid."""
+    if content.encoded_MKR is not None:
+        return content.encoded_MKR
+    rows = torch.cat([content.rows.behavior_LD[kept.index_MK], content.recency_PD[kept.recency_MK]], dim=2)
+    return rows * kept.valid_MK[:, :, None]

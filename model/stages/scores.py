@@ -1,0 +1,73 @@
+"""The score of a behavior for a target in attention space (equation 1)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from model.batch import UserBatch
+from model.recency import MAX_LENGTH, bucket_of_recency
+from model.stages.protocols import Kept
+from model.tables import Rows, Space
+
+NEG_INF = float("-inf")
+
+
+class DareScore(nn.Module):
+    """score_j = <a(t), a(j)> / sqrt(2 d) + <time(0), time(p_j)> / sqrt(d) [+ bonus where item_j is the target].
+
+    Args: `space` attention space; `longest` use only the newest that many behaviors; `same_item_bonus` learn the bonus.
+    """
+
+    def __init__(self, space: Space, longest: int | None, same_item_bonus: bool) -> None:
+        super().__init__()
+        # The model owns the space's parameters; a second registration here would name them twice.
+        self._space = (space,)
+        self.longest = min(longest or MAX_LENGTH, MAX_LENGTH)
+        self.bonus = nn.Parameter(torch.zeros(())) if same_item_bonus else None
+        self.bucket: Tensor
+        self.register_buffer("bucket", torch.from_numpy(bucket_of_recency().astype("int64")), persistent=False)
+
+    @property
+    def space(self) -> Space:
+        """Attention space."""
+        return self._space[0]
+
+    def recency_bias(self) -> Tensor:
+        """b[p] = <time(0), time(p)> / sqrt(d): one constant per recency bucket, [P]."""
+        return self.space.recency_PD() @ self.space.target_time_D() / math.sqrt(self.space.width)
+
+    def content(self, rows: Rows) -> Tensor:
+        """<a(t), a(j)> / sqrt(2 d) of every target with every behavior, hidden ones included: [M, L]."""
+        return (rows.target_MD / math.sqrt(2 * self.space.width)) @ rows.behavior_LD.T
+
+    def visible(self, batch: UserBatch) -> Tensor:
+        """Whether target t may see behavior j: bool [T, L]."""
+        recency_TL = batch.recency_TL()
+        return (recency_TL >= 1) & (recency_TL <= self.longest)
+
+    def visible_bias(self, batch: UserBatch) -> Tensor:
+        """Recency bias of every behavior for every target, -inf where the target must not see it: [T, L]."""
+        bias_P = self.recency_bias()
+        if torch.compiler.is_exporting():
+            bias_TL = bias_P[self.bucket[batch.recency_TL().clamp(0, MAX_LENGTH)]]
+            return bias_TL.masked_fill(~self.visible(batch), NEG_INF)
+        length = len(batch.item_L)
+        # Place x holds recency L - x: target t reads a window that starts at L - length_T. A tenth of the time of gathering T * L values.
+        by_place = bias_P.new_full((2 * length,), NEG_INF)
+        seen = min(length, self.longest)
+        by_place[length - seen : length] = bias_P[self.bucket[torch.arange(seen, 0, -1)]]
+        return by_place.unfold(0, length, 1)[length - batch.length_T]
+
+    def at(self, batch: UserBatch, content_ML: Tensor, index_MK: Tensor) -> Kept:
+        """The behaviors `index_MK` with their differentiable scores and recency buckets."""
+        candidates = batch.target_item_TC.shape[1]
+        recency_MK = batch.length_T.repeat_interleave(candidates)[:, None] - index_MK
+        valid_MK = (recency_MK >= 1) & (recency_MK <= self.longest)
+        bucket_MK = self.bucket[recency_MK.clamp(0, MAX_LENGTH)]
+        score_MK = content_ML.gather(1, index_MK) + self.recency_bias()[bucket_MK]
+        if self.bonus is not None:
+            score_MK = score_MK + self.bonus * (batch.item_key_L[index_MK] == batch.target_key_TC.reshape(-1, 1))
+        return Kept(index_MK, bucket_MK, score_MK.masked_fill(~valid_MK, NEG_INF), valid_MK)

@@ -1,0 +1,100 @@
+"""A model: search -> encoder? -> pooling -> head over two embedding spaces (docs/model.md; DARE, arXiv 2410.02604, by default)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from model.batch import UserBatch
+from model.config import ModelConfig
+from model.head import TargetAwareHead
+from model.stages.pooling.target_attention import attention_mass
+from model.stages.pooling_content import kept_content
+from model.stages.protocols import Content, Encoder, Kept, Pooling, Search, View
+from model.stages.registry import Parts, configured
+from model.stages.scores import DareScore
+from model.tables import Rows, build_spaces
+
+
+class TwoStageModel(nn.Module):
+    """Logits of many users' targets.
+
+    Args: `config` the mathematics; `num_items`, `num_categories` table rows including padding and unknown; `num_features` E of the batches.
+    Raises: ValueError for a stage or an option that does not exist.
+    """
+
+    def __init__(self, config: ModelConfig, num_items: int, num_categories: int, num_features: int) -> None:
+        super().__init__()
+        self.config = config
+        self.tables, attn, representation = build_spaces(config, num_items, num_categories)
+        self.spaces = (attn, representation)
+        self.score = DareScore(attn, config.longest, config.same_item_bonus)
+        parts = Parts(config, attn, representation, self.score)
+        self.search = cast(Search, configured("search", config.search).build(parts))
+        self.encoder = None if config.encoder is None else cast(Encoder, configured("encoder", config.encoder).build(parts))
+        self.pooling = cast(Pooling, configured("pooling", config.pooling).build(parts))
+        extra = config.mass + num_features
+        self.head = TargetAwareHead(parts.width, self.pooling.parts, extra, config.hidden, config.target_aware)
+        self.objectives = nn.ModuleList(configured("objective", spec).build(parts) for spec in config.objectives)
+
+    @property
+    def attn(self) -> Any:
+        """Attention space."""
+        return self.spaces[0]
+
+    @property
+    def repr(self) -> Any:
+        """Representation space."""
+        return self.spaces[1]
+
+    def views(self, batches: Sequence[UserBatch]) -> list[View]:
+        """Each batch with its rows in both spaces."""
+        attn_space, space = self.spaces
+        rows = space.rows(batches)
+        attn = rows if attn_space is space else attn_space.rows(batches)
+        return [self.view(batch, a, r) for batch, a, r in zip(batches, attn, rows, strict=True)]
+
+    def view(self, batch: UserBatch, attn: Rows, rows: Rows) -> View:
+        """A batch with the given rows; u = r(t, 0)."""
+        time = self.repr.target_time_D().expand(rows.target_MD.shape[0], -1)
+        return View(batch, attn, Content(rows, self.repr.recency_PD(), torch.cat([rows.target_MD, time], dim=1), None))
+
+    def interest(self, view: View) -> tuple[Kept, Tensor]:
+        """Search, encode and pool one batch: what was kept, and the interest [M, parts * R]."""
+        kept, content = self.search(view.batch, view.attn), view.content
+        if self.encoder is not None:
+            content = replace(content, encoded_MKR=self.encoder(kept_content(kept, content), content.target_MR, kept))
+        return kept, self.pooling(view.batch, kept, content)
+
+    def extra(self, batch: UserBatch, kept: Kept) -> Tensor:
+        """What joins the head beside the vectors: the mass over the kept where configured, and the features: [M, E]."""
+        mass = [attention_mass(kept)[:, None]] if self.config.mass else []
+        return torch.cat([*mass, batch.extra_TCE.flatten(0, 1)], dim=1)
+
+    def logits(self, views: Sequence[View]) -> Tensor:
+        """Logits of all targets of all users, in order: [sum of T * C]."""
+        interest, extra = [], []
+        for view in views:
+            kept, pooled = self.interest(view)
+            interest.append(pooled)
+            extra.append(self.extra(view.batch, kept))
+        target = torch.cat([view.content.target_MR for view in views])
+        logit: Tensor = self.head(target, torch.cat(interest), torch.cat(extra))
+        return logit
+
+    def forward(self, batches: Sequence[UserBatch]) -> Tensor:
+        """Logits of all targets of all users, in order: [sum of T * C]."""
+        return self.logits(self.views(batches))
+
+    def loss(self, batches: Sequence[UserBatch], label_M: Tensor) -> Tensor:
+        """Mean binary cross-entropy, plus that of every objective."""
+        views = self.views(batches)
+        loss = functional.binary_cross_entropy_with_logits(self.logits(views), label_M)
+        for objective in self.objectives:
+            loss = loss + objective(views, label_M)
+        return loss
