@@ -17,13 +17,15 @@ class Kept:
     """What search kept for each target.
 
     `index_MK` int64 positions in the user's sequence (any position where not valid), `recency_MK` int64 recency buckets, `score_MK`
-    differentiable DARE scores, -inf where `valid_MK` is False (fewer than K behaviors).
+    differentiable DARE scores, -inf where `valid_MK` is False (fewer than K behaviors). `whole`: every row of `index_MK` is 0..L-1, so that
+    nothing needs to be gathered.
     """
 
     index_MK: Tensor
     recency_MK: Tensor
     score_MK: Tensor
     valid_MK: Tensor
+    whole: bool = False
 
 
 class Search(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -23,7 +23,7 @@ class Everything(nn.Module):
 
     def forward(self, batch: UserBatch, attn: Rows) -> Kept:
         content_ML = self.score.content(attn)
-        return self.score.at(batch, content_ML, torch.arange(content_ML.shape[1]).expand_as(content_ML))
+        return replace(self.score.at(batch, content_ML, torch.arange(content_ML.shape[1]).expand_as(content_ML)), whole=True)
 
 
 @register("search", "everything", "full target attention, what search approximates")
