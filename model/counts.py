@@ -9,6 +9,7 @@ from model.data.log import InteractionLog
 from model.data.protocol import TEST, TRAIN, ProtocolConfig, Targets, split_targets, training_period_mask
 from model.history_index import HistoryIndex
 from model.metrics import evaluate
+from model.tested import Tested
 
 _MAX_TRAIN_ROWS = 600_000
 
@@ -20,8 +21,8 @@ def counts_baseline(
     seed: int = 0,
     min_item_count: int = 5,
     targets: Targets | None = None,
-) -> dict[str, float | int]:
-    """Figures of `model.metrics.evaluate` for the baseline on the protocol's test rows.
+) -> Tested:
+    """The baseline, fitted and tested on the protocol's rows.
 
     Inputs: whether the user has taken the item, log counts of the item and its category in the history, log shares of the item and its
     category in the training period, log history length. Where there are more than 600,000 training rows, a seeded sample of targets is
@@ -69,4 +70,6 @@ def counts_baseline(
     probability = model.predict_proba(scaler.transform(tested))[:, 1]
     warm = np.bincount(log.item[known], minlength=len(log.item_id))[targets.candidate[test].reshape(-1)] >= min_item_count
     who = np.repeat(targets.user[test], targets.candidate.shape[1])
-    return evaluate(targets.label[test].reshape(-1), probability, who, tested[:, 0] == 0, warm)
+    label = targets.label[test].reshape(-1)
+    figures = evaluate(label, probability, who, tested[:, 0] == 0, warm)
+    return Tested(figures, probability.astype(np.float32), label, who)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from model.metrics import auc
+from model.tested import Tested
 
 F64 = npt.NDArray[np.float64]
 
@@ -44,6 +47,45 @@ def auc_difference(
     first, second = (_weighted_auc(label_M > 0.5, of_M, user_M, draws) for of_M in (score_M, other_M))
     low, high = np.quantile(first - second, [0.025, 0.975])
     return Interval(value, float(low), float(high))
+
+
+def mean_auc(seeds: Sequence[Tested], resamples: int = 400, seed: int = 0) -> Interval:
+    """AUC of one model, mean over its seeds; each resample draws whole users, the same for every seed."""
+    return _mean([(one.label, one.probability, None, one.user) for one in seeds], resamples, seed)
+
+
+def mean_auc_difference(first: Sequence[Tested], second: Sequence[Tested], resamples: int = 400, seed: int = 0) -> Interval:
+    """AUC of a model minus that of another, mean over seeds; pair i was tested on the same rows.
+
+    Raises: ValueError when the numbers of seeds or the rows of a pair differ.
+    """
+    rows = []
+    for one, other in zip(first, second, strict=True):
+        if not (np.array_equal(one.user, other.user) and np.array_equal(one.label, other.label)):
+            raise ValueError(
+                f"models of a pair must be tested on the same rows, got {len(one.label)} and {len(other.label)} rows that differ"
+            )
+        rows.append((one.label, one.probability, other.probability, one.user))
+    return _mean(rows, resamples, seed)
+
+
+def _mean(rows: list[tuple[Any, Any, Any, Any]], resamples: int, seed: int) -> Interval:
+    users = 1 + max(int(user.max()) for *_, user in rows)
+    present = np.zeros(users, dtype=bool)
+    for *_, user in rows:
+        present[user] = True
+    number = np.cumsum(present) - 1
+    count = int(present.sum())
+    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
+    value, resampled = 0.0, np.zeros(resamples)
+    for label, score, other, user in rows:
+        value += auc(label, score) / len(rows)
+        resampled += _weighted_auc(label > 0.5, score, number[user], draws) / len(rows)
+        if other is not None:
+            value -= auc(label, other) / len(rows)
+            resampled -= _weighted_auc(label > 0.5, other, number[user], draws) / len(rows)
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return Interval(float(value), float(low), float(high))
 
 
 def _weighted_auc(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from model.config import ModelConfig
+from model.config import ModelConfig, StageSpec
 
 Rival = Callable[[ModelConfig], ModelConfig]
 
@@ -19,6 +19,10 @@ def _twin(model: ModelConfig) -> ModelConfig:
     return replace(_shared(model), objectives=model.objectives)
 
 
+def _mean_pool(model: ModelConfig) -> ModelConfig:
+    return replace(_shared(model), search=StageSpec("everything"), pooling=StageSpec("mean"))
+
+
 RIVALS: dict[str, Rival] = {
     "dare": lambda model: model,
     "dare_no_tr": lambda model: replace(model, target_aware=False),
@@ -26,9 +30,10 @@ RIVALS: dict[str, Rival] = {
     "twin_no_tr": lambda model: replace(_twin(model), target_aware=False),
     "twin_4e": lambda model: replace(model, tables="untied"),
     "twin_proj": lambda model: replace(model, tables="projected"),
+    "mean_pool": _mean_pool,
 }
-"""How each rival differs from DARE with the same widths, kept behaviors and extras. TWIN's variants keep the auxiliary loss, as DARE's authors
-compare them."""
+"""How each rival differs from DARE with the same widths, kept behaviors and extras. TWIN's variants keep the auxiliary loss: DARE's authors
+compare them so."""
 
 
 def rival(name: str, model: ModelConfig) -> ModelConfig:

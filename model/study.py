@@ -1,77 +1,129 @@
-"""Cells of a study: one configuration trained and tested, kept in a file, so that a study that was interrupted goes on where it stood."""
+"""Cells of a study: one model trained and tested, kept in a file, so that a study that was interrupted goes on where it stood."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from model.config import TrainConfig
+from model.config import ModelConfig, TrainConfig, from_dict
+from model.counts import counts_baseline
 from model.data.log import InteractionLog
-from model.dataset import prepare
+from model.data.protocol import Targets
+from model.dataset import Dataset, prepare
+from model.gbdt import gbdt_baseline
+from model.tested import Tested
 from model.train import Progress, evaluate_examples, predict, train
+
+Report = Callable[[str, Progress | None], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One model of a study. `name` is also the name of its files."""
+    """One model of a study. `name` is also the name of its files; `kind` "two_stage" (a model of stages), "counts" or "gbdt" (baselines on
+    the same rows, of whose `config` the protocol, the seed and what makes the data set matter)."""
 
     name: str
     config: TrainConfig
+    kind: str = "two_stage"
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """What a cell found: `figures` of `model.metrics.evaluate` with times, and the test rows' `probability`, `label` f32 and `user` [M]."""
+class Study:
+    """Runs cells over one log, or reads them from `folder` where they are finished.
 
-    figures: dict[str, Any]
-    probability: npt.NDArray[np.float32]
-    label: npt.NDArray[np.float32]
-    user: npt.NDArray[np.int64]
+    A finished cell is `NAME.json` (configuration, data, figures) and `NAME.npz` (the test rows' probabilities); an interrupted training
+    leaves a checkpoint and resumes from it. Cells that follow one another share a data set where their configurations allow.
 
-
-def run_cell(log: InteractionLog, cell: Cell, folder: Path, report: Callable[[str, Progress | None], None]) -> Finished:
-    """Train and test a cell, or read it from `folder` when it was finished there.
-
-    Writes `NAME.json` (configuration, data, figures) and `NAME.npz` (the test rows' probabilities) when done; an interrupted training
-    leaves a checkpoint and resumes from it.
-
-    Args: `report` is called with what is being done, and the training's progress while it trains.
-    Raises: ValueError when a finished file of this name is of another configuration or other data.
+    Args: `report` is called with what is being done, and the training's progress while it trains; `targets` makes the targets of a
+    configuration (None: the protocol draws them).
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    path, rows, checkpoint = (folder / f"{cell.name}.{suffix}" for suffix in ("json", "npz", "checkpoint"))
-    identity = json.loads(json.dumps({"config": asdict(cell.config), "data": log.describe()}))
-    if path.exists() and rows.exists():
-        known = json.loads(path.read_text())
-        if known["identity"] != identity:
+
+    def __init__(self, log: InteractionLog, folder: Path, report: Report, targets: Callable[[TrainConfig], Targets] | None = None) -> None:
+        self._log, self._folder, self._report, self._targets = log, folder, report, targets
+        self._prepared: tuple[TrainConfig, Dataset] | None = None
+
+    def run(self, cell: Cell) -> Tested:
+        """The cell's figures and probabilities. Raises: ValueError when a file of this name is of another configuration or other data."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path, rows, checkpoint = (self._folder / f"{cell.name}.{suffix}" for suffix in ("json", "npz", "checkpoint"))
+        if path.exists() and rows.exists():
+            known = json.loads(path.read_text())
+            self._check(path, cell, known["identity"])
+            with np.load(rows, allow_pickle=False) as content:
+                return Tested(known["figures"], content["probability"], content["label"], content["user"])
+        done = self._baseline(cell) if cell.kind != "two_stage" else self._trained(cell, checkpoint)
+        np.savez(rows, probability=done.probability, label=done.label, user=done.user)
+        identity = {"kind": cell.kind, "config": asdict(cell.config), "data": self._log.describe()}
+        path.write_text(json.dumps({"identity": identity, "figures": done.figures}, indent=1))
+        checkpoint.unlink(missing_ok=True)
+        return done
+
+    def _check(self, path: Path, cell: Cell, known: dict[str, Any]) -> None:
+        try:  # options that came into being since have their default
+            config = from_dict(TrainConfig, known["config"])
+        except ValueError:
+            config = None
+        data = json.loads(json.dumps(self._log.describe()))
+        if config != cell.config or known["data"] != data or known["kind"] != cell.kind:
             raise ValueError(f"{path} is of another configuration or other data; give another --out, or delete it")
-        with np.load(rows, allow_pickle=False) as content:
-            return Finished(known["figures"], content["probability"], content["label"], content["user"])
-    started = time.monotonic()
-    dataset = prepare(log, cell.config, lambda text: report(f"{cell.name}: {text}", None))
-    prepared = time.monotonic()
-    trained = train(cell.config, dataset, checkpoint, lambda progress: report(f"{cell.name}: training", progress))
-    report(f"{cell.name}: testing", None)
-    before = time.monotonic()
-    probability = predict(trained.model, log, dataset.vocabulary, dataset.test)
-    figures: dict[str, Any] = {
-        **evaluate_examples(probability, dataset.test, dataset.vocabulary),
-        "prepare_s": round(prepared - started, 1),
-        "train_s": round(trained.seconds, 1),
-        "test_s": round(time.monotonic() - before, 1),
-        "rows_per_s": round(trained.rows_per_s),
-    }
-    test = dataset.test
-    user = np.repeat(test.targets.user[test.chosen], probability.shape[1])
-    done = Finished(figures, probability.reshape(-1), test.labels(np.arange(len(test.chosen))), user)
-    np.savez(rows, probability=done.probability, label=done.label, user=done.user)
-    path.write_text(json.dumps({"identity": identity, "figures": figures}, indent=1))
-    checkpoint.unlink(missing_ok=True)
-    return done
+
+    def _dataset(self, cell: Cell) -> Dataset:
+        shared = replace(cell.config, name="data", model=_what_shapes_data(cell.config.model), **_NOT_OF_DATA)
+        if self._prepared is None or self._prepared[0] != shared:
+            targets = None if self._targets is None else self._targets(cell.config)
+            self._prepared = None  # two of them need not fit into memory
+            self._prepared = shared, prepare(self._log, cell.config, lambda text: self._report(f"{cell.name}: {text}", None), targets)
+        return self._prepared[1]
+
+    def _baseline(self, cell: Cell) -> Tested:
+        started = time.monotonic()
+        self._report(f"{cell.name}: fitting", None)
+        if cell.kind == "counts":
+            targets = None if self._targets is None else self._targets(cell.config)
+            seed, least = cell.config.seed, cell.config.min_item_count
+            done = counts_baseline(self._log, cell.config.protocol, cell.config.model.longest, seed, least, targets)
+        else:
+            done = gbdt_baseline(self._dataset(cell), cell.config.seed)
+        return replace(done, figures={**done.figures, "train_s": round(time.monotonic() - started, 1)})
+
+    def _trained(self, cell: Cell, checkpoint: Path) -> Tested:
+        started = time.monotonic()
+        dataset = self._dataset(cell)
+        prepared = time.monotonic()
+        trained = train(cell.config, dataset, checkpoint, lambda progress: self._report(f"{cell.name}: training", progress))
+        self._report(f"{cell.name}: testing", None)
+        before = time.monotonic()
+        probability = predict(trained.model, self._log, dataset.vocabulary, dataset.test)
+        figures: dict[str, Any] = {
+            **evaluate_examples(probability, dataset.test, dataset.vocabulary),
+            "prepare_s": round(prepared - started, 1),
+            "train_s": round(trained.seconds, 1),
+            "test_s": round(time.monotonic() - before, 1),
+            "rows_per_s": round(trained.rows_per_s),
+        }
+        test = dataset.test
+        user = np.repeat(test.targets.user[test.chosen], probability.shape[1])
+        return Tested(figures, probability.reshape(-1), test.labels(np.arange(len(test.chosen))), user)
+
+
+_NOT_OF_DATA: dict[str, Any] = {
+    "epochs": 1,
+    "evaluations_per_epoch": 1,
+    "patience": 1,
+    "rows_per_step": 1,
+    "least_steps": 1,
+    "targets_per_chunk": 1,
+    "learning_rate": 0.5,
+    "embedding_learning_rate": 0.5,
+    "num_threads": 1,
+}
+"""Training's own fields, set to one value: they do not shape the data set."""
+
+
+def _what_shapes_data(model: ModelConfig) -> ModelConfig:
+    return ModelConfig(longest=model.longest, features=model.features)

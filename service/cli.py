@@ -200,6 +200,27 @@ def study_length(
     length_command(data, out, preset, length or [20, 200], seed, threads, paper, as_json)
 
 
+@study_app.command("rivals")
+def study_rivals(
+    data: DataDir,
+    out: Annotated[Path, typer.Option("--out", help="directory for the report; finished cells in OUT/rivals are not repeated")] = Path(
+        "runs"
+    ),
+    model: Annotated[list[str] | None, typer.Option("--model", help="published model, repeatable; default: all")] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="seeds of DARE, TWIN, SIM, ours and the baselines; the others get one")] = 5,
+    longest: Annotated[
+        int | None, typer.Option("--longest", min=1, help="newest behaviors the published models read; default: 200")
+    ] = None,
+    impressions: Impressions = False,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="threads of training")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Train every published model and the baselines on the same rows: AUC with paired intervals as table, JSON and plot. Resumes."""
+    from service.commands.rivals_study import rivals_command
+
+    rivals_command(data, out, model or [], seeds, longest, impressions, threads, as_json)
+
+
 @app.command()
 def load(
     data: DataDir,

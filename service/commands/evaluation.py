@@ -29,7 +29,7 @@ def evaluate_command(
         from model.counts import counts_baseline
 
         with console.status("fitting the counts baseline"):
-            answer["counts"] = counts_baseline(log, trained.protocol, min_item_count=trained.min_item_count, targets=targets)
+            answer["counts"] = counts_baseline(log, trained.protocol, min_item_count=trained.min_item_count, targets=targets).figures
         rows.append({"model": "counts", **answer["counts"]})
     table(f"test rows of {data}", rows)
     emit(answer, as_json)

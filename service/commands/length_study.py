@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import shlex
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from model.config import PRESETS, TrainConfig
 from model.counts import counts_baseline
-from model.data.log import InteractionLog
 from model.intervals import auc_difference
-from model.study import Cell, Finished, run_cell
-from model.train import Progress
-from service.bench.hardware import describe
+from model.study import Cell
 from service.commands.data import read
-from service.commands.terminal import console, emit, progress_bar, table
+from service.commands.study_report import about, run_cells, write_report
+from service.commands.terminal import console, emit, table
 
 _COLUMNS = ("auc", "gauc", "log_loss", "ece", "auc_never_seen", "train_s", "rows_per_s")
 
@@ -31,7 +26,7 @@ def length_command(data: Path, out: Path, preset: str, lengths: list[int], seed:
     cells = [Cell(f"{preset}-{longest or 'whole'}-seed{seed}", _cut(config, longest)) for longest in [*sorted(set(lengths)), None]]
     if paper:
         cells.append(Cell(f"paper-200-seed{seed}", replace(PRESETS["paper"](seed), num_threads=threads)))
-    finished = _run(log, cells, out / "length")
+    finished = run_cells(log, cells, out / "length")
     whole = finished[f"{preset}-whole-seed{seed}"]
     rows: list[dict[str, Any]] = []
     for name, cell in finished.items():
@@ -42,58 +37,26 @@ def length_command(data: Path, out: Path, preset: str, lengths: list[int], seed:
         rows.append(row)
     for longest in [*sorted(set(lengths)), None]:
         with console.status(f"counts of the newest {longest or 'whole history'}"):
-            figures = counts_baseline(log, config.protocol, longest)
+            figures = counts_baseline(log, config.protocol, longest).figures
         rows.append(
             {"model": f"counts-{longest or 'whole'}", **{column: figures.get(column, "-") for column in _COLUMNS}, "whole_ahead_by": "-"}
         )
     table(f"test rows of {data}: {whole.figures['num_test']:,} targets, {whole.figures['num_rows']:,} rows", rows)
-    report = {"command": shlex.join(["dare", *sys.argv[1:]]), "where": describe(), "data": log.describe(), "rows": rows}
-    (out / "length.json").write_text(json.dumps(report, indent=1) + "\n")
-    (out / "length.md").write_text(_text(report, whole))
+    note = (
+        f"{whole.figures['num_test']:,} test targets, {whole.figures['num_rows']:,} rows, the same for every row of the table. "
+        "`whole_ahead_by`: AUC of the whole-history model minus this one's, with the interval that holds 95 % of 400 resamples of users. "
+        "`auc_never_seen` is over the candidates that are not among the behaviors the model reads, so its rows differ between lengths. "
+        "Times are of a shared machine."
+    )
+    report = about(log)
+    write_report(out, "length", "What a longer history is worth", note, report, {"Test rows": rows})
     _plot(rows, preset, seed, lengths, out / "length.png")
     console.print(f"written to {out}: length.md, length.json, length.png", markup=False)
-    emit(report, as_json)
+    emit({**report, "rows": rows}, as_json)
 
 
 def _cut(config: TrainConfig, longest: int | None) -> TrainConfig:
     return replace(config, model=replace(config.model, longest=longest))
-
-
-def _run(log: InteractionLog, cells: list[Cell], folder: Path) -> dict[str, Finished]:
-    finished = {}
-    with progress_bar() as bar:
-        task = bar.add_task("starting", total=None, note="")
-
-        def report(text: str, progress: Progress | None) -> None:
-            if progress is None:
-                bar.update(task, description=text, completed=0, total=None, note="")
-            else:
-                bar.update(task, description=text, completed=progress.step, total=progress.total, note=f"{progress.rows_per_s:,.0f} rows/s")
-
-        for cell in cells:
-            finished[cell.name] = run_cell(log, cell, folder, report)
-    return finished
-
-
-def _text(report: dict[str, Any], whole: Finished) -> str:
-    where = report["where"]
-    lines = [
-        "# What a longer history is worth",
-        "",
-        f"`{report['command']}`  ",
-        f"{where['when']}, commit {where['commit']}, {where['cpu']}, {where['cores']} cores, load {where['load_average_1min']}",
-        "",
-        f"{whole.figures['num_test']:,} test targets, {whole.figures['num_rows']:,} rows, the same for every row of the table. "
-        "`whole_ahead_by`: AUC of the whole-history model minus this one's, with the interval that holds 95 % of 400 resamples of users. "
-        "`auc_never_seen` is over the candidates that are not among the behaviors the model reads, so its rows differ between lengths. "
-        "Times are of a shared machine.",
-        "",
-        "| " + " | ".join(report["rows"][0]) + " |",
-        "|---|" + "---:|" * (len(report["rows"][0]) - 1),
-    ]
-    for row in report["rows"]:
-        lines.append("| " + " | ".join(f"{v:.4f}" if isinstance(v, float) and abs(v) < 1 else str(v) for v in row.values()) + " |")
-    return "\n".join([*lines, "", "![AUC by history length](length.png)", ""])
 
 
 def _plot(rows: list[dict[str, Any]], preset: str, seed: int, lengths: list[int], path: Path) -> None:

@@ -15,7 +15,7 @@ CONFIG = ProtocolConfig(first_target=10, test_targets=None)
 
 def test_it_is_tested_on_the_protocols_rows_and_beats_chance_where_people_return() -> None:
     log = random_log(21, users=40)
-    found = counts_baseline(log, CONFIG)
+    found = counts_baseline(log, CONFIG).figures
     targets = split_targets(log, CONFIG)
     test = targets.split == TEST
     assert found["num_test"] == test.sum() and found["num_rows"] == 3 * test.sum()
@@ -32,7 +32,7 @@ def test_it_is_tested_on_the_protocols_rows_and_beats_chance_where_people_return
 
 def test_the_same_call_gives_the_same_figures() -> None:
     log = random_log(22)
-    assert counts_baseline(log, CONFIG) == counts_baseline(log, CONFIG)
+    assert counts_baseline(log, CONFIG).figures == counts_baseline(log, CONFIG).figures
 
 
 def test_a_shorter_history_knows_less() -> None:
@@ -43,24 +43,24 @@ def test_a_shorter_history_knows_less() -> None:
         own = rng.permutation(300)[:60]
         users.append([(int(own[i % 60]), 100 * i, i) for i in range(200)])
     log = small_log(users)
-    whole, cut = counts_baseline(log, CONFIG)["auc"], counts_baseline(log, CONFIG, longest=10)["auc"]
+    whole, cut = counts_baseline(log, CONFIG).figures["auc"], counts_baseline(log, CONFIG, longest=10).figures["auc"]
     assert whole > 0.85 and cut < 0.6
 
 
 def test_nobody_can_know_what_is_random() -> None:
     rng = np.random.default_rng(6)
     log = small_log([[(int(i), 100 * t, t) for t, i in enumerate(rng.integers(0, 200, 150))] for _ in range(40)])
-    assert counts_baseline(log, CONFIG)["auc"] == pytest.approx(0.5, abs=0.05)
+    assert counts_baseline(log, CONFIG).figures["auc"] == pytest.approx(0.5, abs=0.05)
 
 
 def test_many_training_rows_are_sampled_by_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("model.counts._MAX_TRAIN_ROWS", 300)
     log = random_log(23, users=20)
-    first, again, other = (counts_baseline(log, CONFIG, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (counts_baseline(log, CONFIG, seed=seed).figures for seed in (0, 0, 1))
     assert first == again and first["auc"] != other["auc"] and first["num_test"] == other["num_test"]
 
 
 def test_warm_rows_follow_the_models_own_threshold() -> None:
     log = random_log(24, users=20)
-    rare, common = (counts_baseline(log, CONFIG, min_item_count=least)["auc_warm"] for least in (1, 30))
+    rare, common = (counts_baseline(log, CONFIG, min_item_count=least).figures["auc_warm"] for least in (1, 30))
     assert rare != common and np.isfinite([rare, common]).all()

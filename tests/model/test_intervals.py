@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from model.intervals import auc_difference
+from model.intervals import auc_difference, mean_auc, mean_auc_difference
 from model.metrics import auc
+from model.tested import Tested
 
 
 def rows(users: int, per_user: int, signal: float, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -50,3 +53,25 @@ def test_ties_count_half() -> None:
 def test_one_class_is_refused() -> None:
     with pytest.raises(ValueError, match="both classes, all 4 labels"):
         auc_difference(np.ones(4), np.arange(4.0), np.arange(4.0), np.arange(4))
+
+
+def tested(users: int, signal: float, seed: int) -> Tested:
+    label, score, user = rows(users, 10, signal, seed)
+    return Tested({}, score.astype(np.float32), label, user)
+
+
+def test_the_mean_over_seeds_is_the_mean_and_its_interval_holds_it() -> None:
+    seeds, others = [tested(60, 1.0, 6), tested(60, 1.0, 7)], [tested(60, 1.0, 6), tested(60, 1.0, 7)]
+    others = [replace(one, probability=np.random.default_rng(8).normal(size=len(one.label)).astype(np.float32)) for one in others]
+    found, difference = mean_auc(seeds), mean_auc_difference(seeds, others)
+    assert found.value == pytest.approx(np.mean([auc(one.label, one.probability) for one in seeds]))
+    assert found.low < found.value < found.high
+    assert difference.value == pytest.approx(found.value - np.mean([auc(one.label, one.probability) for one in others]))
+    one = auc_difference(seeds[0].label, seeds[0].probability, others[0].probability, seeds[0].user)
+    alone = mean_auc_difference(seeds[:1], others[:1])
+    assert (alone.value, alone.low, alone.high) == pytest.approx((one.value, one.low, one.high))
+
+
+def test_models_of_a_pair_are_tested_on_the_same_rows() -> None:
+    with pytest.raises(ValueError, match="same rows; theirs differ: 600 and 500"):
+        mean_auc_difference([tested(60, 1.0, 6)], [tested(50, 1.0, 6)])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from model.config import ModelConfig
-from model.study import Cell, run_cell
+from model.study import Cell, Study
 from model.train import Progress
 from tests.conftest import Tiny, tiny_config
 
@@ -22,41 +22,41 @@ def quick(**model: object) -> Cell:
 
 def test_a_finished_cell_is_read_and_not_trained_again(tiny: Tiny, tmp_path: Path) -> None:
     said: list[str] = []
-    first = run_cell(tiny.log, quick(), tmp_path, lambda text, progress: said.append(text))
+    first = Study(tiny.log, tmp_path, lambda text, progress: said.append(text)).run(quick())
     assert any("training" in text for text in said) and 0.5 < first.figures["auc"] < 1
     assert first.figures["num_rows"] == len(first.probability) == len(first.label) == len(first.user)
     said.clear()
-    again = run_cell(tiny.log, quick(), tmp_path, lambda text, progress: said.append(text))
+    again = Study(tiny.log, tmp_path, lambda text, progress: said.append(text)).run(quick())
     assert said == [] and again.figures == first.figures
     np.testing.assert_array_equal(again.probability, first.probability)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["quick.json", "quick.npz"]
 
 
 def test_a_cell_of_another_configuration_is_refused(tiny: Tiny, tmp_path: Path) -> None:
-    run_cell(tiny.log, quick(), tmp_path, lambda text, progress: None)
+    Study(tiny.log, tmp_path, lambda text, progress: None).run(quick())
     with pytest.raises(ValueError, match=r"quick\.json is of another configuration"):
-        run_cell(tiny.log, quick(longest=20), tmp_path, lambda text, progress: None)
+        Study(tiny.log, tmp_path, lambda text, progress: None).run(quick(longest=20))
 
 
 def test_an_interrupted_cell_goes_on_to_the_same_answer(tiny: Tiny, tmp_path: Path) -> None:
-    whole = run_cell(tiny.log, quick(), tmp_path / "whole", lambda text, progress: None)
+    whole = Study(tiny.log, tmp_path / "whole", lambda text, progress: None).run(quick())
 
     def interrupt(text: str, progress: Progress | None) -> None:
         if progress is not None and progress.step == 3:
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        run_cell(tiny.log, quick(), tmp_path / "cut", interrupt)
+        Study(tiny.log, tmp_path / "cut", interrupt).run(quick())
     assert [path.name for path in (tmp_path / "cut").iterdir()] == ["quick.checkpoint"]
     steps: list[int] = []
-    resumed = run_cell(tiny.log, quick(), tmp_path / "cut", lambda text, progress: steps.extend([progress.step] if progress else []))
+    resumed = Study(tiny.log, tmp_path / "cut", lambda text, progress: steps.extend([progress.step] if progress else [])).run(quick())
     assert steps[0] > 1
     np.testing.assert_array_equal(resumed.probability, whole.probability)
 
 
 def test_the_same_test_rows_whatever_the_length(tiny: Tiny, tmp_path: Path) -> None:
-    one = run_cell(tiny.log, Cell("a", quick().config), tmp_path, lambda text, progress: None)
-    other = run_cell(tiny.log, Cell("b", quick(longest=20).config), tmp_path, lambda text, progress: None)
+    one = Study(tiny.log, tmp_path, lambda text, progress: None).run(Cell("a", quick().config))
+    other = Study(tiny.log, tmp_path, lambda text, progress: None).run(Cell("b", quick(longest=20).config))
     np.testing.assert_array_equal(one.user, other.user)
     np.testing.assert_array_equal(one.label, other.label)
     assert (one.probability != other.probability).any()

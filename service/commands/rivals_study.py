@@ -1,0 +1,154 @@
+"""`dare study rivals`: every published model and every baseline on the same rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.config import PRESETS, TrainConfig
+from model.data.impressions import impression_targets
+from model.intervals import mean_auc, mean_auc_difference
+from model.rivals import RIVALS, rival
+from model.study import Cell
+from model.tested import Tested
+from service.commands.data import read
+from service.commands.study_report import about, run_cells, write_report
+from service.commands.terminal import console, emit, table
+
+MAIN = ("dare", "twin", "sim_soft")
+"""Rivals that are trained with every seed; the others with the first."""
+PUBLISHED, PLAIN, FEATURES = "As published", "DARE with mass and matches, nothing hand-made", "With hand-made features, frozen"
+_WIDE = ("sd of seeds", "gauc", "log_loss", "ece", "rows_per_s")
+"""Columns of the report that a terminal has no room for."""
+_NOTES = {
+    PUBLISHED: "softmax attention alone, the newest {longest} behaviors, {kept} kept; `ahead of DARE` is the published DARE",
+    PLAIN: "whole histories; the log mass of the kept and a learned bonus for the target's own item, no feature",
+    FEATURES: "whole histories; item statistics, taste and popularity as the training period shows them",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of the table: a model of a group, and its seeds' cells."""
+
+    group: str
+    model: str
+    cells: tuple[Cell, ...]
+
+
+def rows_of(models: list[str], seeds: int, longest: int | None, threads: int) -> list[Row]:
+    """Every row, the cheapest groups first. `seeds` of the main rows, one of the others; `longest` of the published (None: the preset's)."""
+
+    def cells(name: str, count: int, config_of: Any, kind: str = "two_stage") -> tuple[Cell, ...]:
+        return tuple(Cell(f"{name}-seed{seed}", replace(config_of(seed), num_threads=threads), kind) for seed in range(count))
+
+    def published(name: str) -> Any:
+        def config(seed: int) -> TrainConfig:
+            base = PRESETS["paper"](seed)
+            model = base.model if longest is None else replace(base.model, longest=longest)
+            return replace(base, name=name, model=rival(name, model))
+
+        return config
+
+    def plain(seed: int) -> TrainConfig:
+        base = PRESETS["default"](seed)
+        return replace(base, model=replace(base.model, features=False))
+
+    found = [Row(PUBLISHED, name, cells(name, seeds if name in MAIN else 1, published(name))) for name in models]
+    return [
+        *found,
+        Row(PLAIN, "dare + mass + matches", cells("plain", seeds, plain)),
+        Row(PLAIN, "counts", cells("counts", seeds, PRESETS["default"], "counts")),
+        Row(FEATURES, "default", cells("default", seeds, PRESETS["default"])),
+        Row(FEATURES, "gbdt", cells("gbdt", seeds, PRESETS["default"], "gbdt")),
+    ]
+
+
+def rivals_command(
+    data: Path, out: Path, models: list[str], seeds: int, longest: int | None, impressions: bool, threads: int, as_json: bool
+) -> None:
+    """See `dare study rivals`."""
+    for name in models:
+        rival(name, PRESETS["paper"](0).model)  # an unknown name is refused before anything is read
+    log = read(data, skip_bad_rows=False)
+    rows = rows_of(models or list(RIVALS), seeds, longest, threads)
+    targets = (lambda config: impression_targets(data, log, config.protocol)) if impressions else None
+    # Seed by seed, so that models of one seed share a prepared data set, and an interrupted study has whole seeds.
+    cells = sorted((cell for row in rows for cell in row.cells), key=lambda cell: cell.config.seed)
+    finished = run_cells(log, cells, out / "rivals", targets)
+    with console.status("intervals"):
+        tables = _tables(rows, finished)
+    for heading, lines in tables.items():
+        table(heading, [{name: line[name] for name in line if name not in _WIDE} for line in lines])
+    first = rows[0].cells[0].config.model
+    note = " ".join(f"*{group}*: {text.format(longest=first.longest or 'all', kept=first.kept)}." for group, text in _NOTES.items())
+    note += (
+        " Seeds change initialisation, order, targets and negatives alike. Figures are means over the seeds; intervals hold 95 % of 400 "
+        "resamples of users, the same users for both models of a difference. Rows per second of training are of a shared machine."
+    )
+    report = {**about(log), "seeds": seeds, "note": note}
+    write_report(out, "rivals", "Rivals on the same rows", note, report, tables)
+    _plot(tables, out / "rivals.png")
+    console.print(f"written to {out}: rivals.md, rivals.json, rivals.png", markup=False)
+    emit({**report, "tables": tables}, as_json)
+
+
+def _tables(rows: list[Row], finished: dict[str, Tested]) -> dict[str, list[dict[str, Any]]]:
+    tested = {row.model: [finished[cell.name] for cell in row.cells] for row in rows}
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for group in (PUBLISHED, PLAIN, FEATURES):
+        of_group = [row for row in rows if row.group == group]
+        against = "dare" if group == PUBLISHED else of_group[-1].model
+        lines = [_line(row.model, tested[row.model], against, tested.get(against)) for row in of_group]
+        tables[group] = sorted(lines, key=lambda line: -line["auc"])
+    return tables
+
+
+def _line(model: str, seeds: list[Tested], against: str, other: list[Tested] | None) -> dict[str, Any]:
+    def mean(name: str) -> float:
+        return float(np.mean([one.figures[name] for one in seeds]))
+
+    interval = mean_auc(seeds)
+    difference = "-"
+    if other is not None and model != against:
+        pairs = min(len(seeds), len(other))
+        found = mean_auc_difference(seeds[:pairs], other[:pairs])
+        difference = f"{found.value:+.4f} ({found.low:+.4f} to {found.high:+.4f})"
+    speed = [one.figures["rows_per_s"] for one in seeds if "rows_per_s" in one.figures]
+    return {
+        "model": model,
+        "seeds": len(seeds),
+        "auc": mean("auc"),
+        "95 %": f"{interval.low:.4f} to {interval.high:.4f}",
+        "sd of seeds": float(np.std([one.figures["auc"] for one in seeds], ddof=1)) if len(seeds) > 1 else "-",
+        f"ahead of {against}": difference,
+        "gauc": mean("gauc"),
+        "log_loss": mean("log_loss"),
+        "ece": mean("ece"),
+        "auc_never_seen": mean("auc_never_seen"),
+        "rows_per_s": round(float(np.median(speed))) if speed else "-",
+    }
+
+
+def _plot(tables: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    lines = [(group, line) for group, lines in tables.items() for line in lines]
+    figure, axes = pyplot.subplots(figsize=(7, 0.8 + 0.26 * len(lines)), layout="constrained")
+    colour = dict(zip(tables, ("C0", "C1", "C2"), strict=True))
+    for place, (group, line) in enumerate(reversed(lines)):
+        low, high = (float(part) for part in line["95 %"].split(" to "))
+        axes.plot([low, high], [place, place], color=colour[group], linewidth=2)
+        axes.plot(line["auc"], place, "o", color=colour[group])
+        axes.plot(line["auc_never_seen"], place, "x", color=colour[group], alpha=0.6)
+    axes.set_yticks(range(len(lines)), [f"{line['model']} ({line['seeds']})" for _, line in reversed(lines)])
+    axes.set_xlabel("test AUC: all candidates (dot, with 95 % interval), never-seen candidates (cross); seeds in brackets")
+    axes.grid(alpha=0.3, axis="x")
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
