@@ -1,5 +1,6 @@
-"""The operations of the request path on bare arrays: search, ranking, look-up (docs/architecture.md)."""
+"""The operations of the request path on bare arrays: search, ranking, features, look-up (docs/architecture.md)."""
 
+from kernels.features import HistoryFacts, ItemFacts, KeyRecords, candidate_features, features_backends
 from kernels.lookup import HashIndex, lookup_backends, lookup_rows
 from kernels.ranking import (
     BehaviorRows,
@@ -17,13 +18,18 @@ __all__ = [
     "BehaviorRows",
     "HashIndex",
     "HeadWeights",
+    "HistoryFacts",
     "ItemBonus",
+    "ItemFacts",
+    "KeyRecords",
     "PreparedHead",
     "RankTables",
     "SearchKeys",
     "TargetRows",
     "approximate_backends",
     "attention_weight",
+    "candidate_features",
+    "features_backends",
     "lookup_backends",
     "lookup_rows",
     "pool_and_score",

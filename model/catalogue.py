@@ -11,16 +11,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kernels import HashIndex, lookup_rows
+from kernels import HashIndex, ItemFacts, lookup_rows
 from model.artifact import Artifact, ArtifactError
-from model.popularity import PopularityClock
+from model.features import DECAY_DAYS, ITEM_STATISTICS, POPULARITY_DAYS
+from model.popularity import PRIOR, PopularityClock
 from model.taste import TasteTable
 
 
 class Catalogue:
     """I items. `item_hash` u64 [I] ascending; `item_row`, `category` i32 [I + 1] table row and category code; `category_row` i32 [C + 1]
     table
-    row of each category code; `statistic` f32 [I + 1, S]; `taste` vectors [I + 1, T]."""
+    row of each category code; `statistic` f32 [I + 1, S]; `taste` vectors [I + 1, T]; `facts`, the latter two and `popularity`, for the
+    compiled features."""
 
     def __init__(self, artifact: Artifact) -> None:
         self.item_hash: npt.NDArray[np.uint64] = artifact.array("item_hash")
@@ -41,9 +43,31 @@ class Catalogue:
         rows = (self.item_row, self.category, self.statistic, self.taste.vector, self.taste.weight)
         if any(len(rows_of) != size + 1 for rows_of in rows) or len(self._id_start) != size + 1:
             raise ArtifactError(f"{artifact.path}: the arrays about items disagree")
+        self.facts = self._facts(artifact)
 
     def __len__(self) -> int:
         return len(self.item_hash)
+
+    def _facts(self, artifact: Artifact) -> ItemFacts:
+        clock = self.popularity
+        typical = (ITEM_STATISTICS.index("log_interval_days"), ITEM_STATISTICS.index("category_log_interval_days"))
+        days = np.array(POPULARITY_DAYS, dtype=np.float64)
+        try:
+            return ItemFacts(
+                statistic=self.statistic,
+                interval_columns=typical,
+                taste=self.taste.vector,
+                popularity_key=clock.key,
+                popularity_count=clock.count,
+                popularity_decayed=clock.decayed,
+                popularity_total=clock.total,
+                first_day=int(clock.first_day[0]),
+                popularity_days=days,
+                decay_days=DECAY_DAYS,
+                prior=PRIOR,
+            )
+        except ValueError as error:
+            raise ArtifactError(f"{artifact.path}: {error}") from error
 
     def places(self, item_hash_M: npt.NDArray[np.uint64]) -> npt.NDArray[np.int32]:
         """Place of each item, int32 [M]; -1, the item nobody knows, when unknown."""

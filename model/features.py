@@ -1,9 +1,9 @@
 """Candidate features: what softmax attention discards (counts, ages, intervals) and the frozen state of the world.
 
-One piece of code for training and serving. `KeyRecord` holds what is known about one (user, key) pair at one moment, where a key is
+`KeyRecord` holds what is known about one (user, key) pair at one moment, where a key is
 an item or a category; `candidate_features` turns records and item statistics into the extra inputs of the head. Training reads
 records at many moments of a user's history through `model.history_index`; serving keeps only the newest record of each key in
-`RecordTable`. A parity test holds the two together.
+`RecordTable`, and computes the same features in `kernels.features` where the compiled library runs. Parity tests hold all of these together.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 DAYS = 1 << 16
 """More days than 32-bit unix seconds have."""
-_PRIOR = 0.2
+PRIOR = 0.2
 """Decayed behaviors that every item is given before shares are taken."""
 
 
@@ -87,6 +87,6 @@ class PopularityClock:
         day[taken], count[taken], decayed[taken] = self.key[place[taken]] % DAYS, self.count[place[taken]], self.decayed[place[taken]]
         gap_days = (today - day).astype(np.float64)
         yesterday = np.concatenate([np.zeros((1, len(decay_days))), self.total])[today - first]
-        total = yesterday * np.exp(-1.0 / decay_days) + _PRIOR * self.num_items
-        share = (decayed * np.exp(-gap_days[:, None] / decay_days) + _PRIOR) / total * self.num_items
+        total = yesterday * np.exp(-1.0 / decay_days) + PRIOR * self.num_items
+        share = (decayed * np.exp(-gap_days[:, None] / decay_days) + PRIOR) / total * self.num_items
         return np.column_stack([np.log(share), np.log1p(gap_days), np.log1p(count)])

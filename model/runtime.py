@@ -16,10 +16,10 @@ from model.artifact_layout import check_layout
 from model.candidates import Candidates
 from model.catalogue import Catalogue
 from model.embedding_rows import EmbeddingRows
-from model.features import TASTE_SPANS, UserMoment, candidate_features, taste_cosines
 from model.graph_scoring import GraphScoring
 from model.kernel_scoring import KernelScoring
 from model.recency import MAX_LENGTH
+from model.request_features import request_features
 from model.retrieval import Retrieval
 from model.user_state import Occurrences, RecordTable, UserState, activity_of
 
@@ -184,24 +184,7 @@ class ScoringRuntime:
     def _features(self, state: UserState, candidate_hash: U64, catalogue: I32, timestamp: int) -> F32:
         if not self._model["features"]:
             return np.zeros((len(candidate_hash), 0), dtype=np.float32)
-        length, size = state.length, len(candidate_hash)
-        moment = UserMoment(
-            length=np.full(size, float(length)),
-            now_s=np.full(size, float(timestamp)),
-            newest_s=np.full(size, float(state.timestamp_L[-1]) if length else 0.0),
-            activity=np.broadcast_to(state.activity, (size, len(state.activity))),
-            distinct=np.full(size, float(len(state.items.key))),
-        )
-        taste = self.catalogue.taste
-        profile = np.stack([state.profile if span is None else taste.profile(state.catalogue_L[-span:]) for span in TASTE_SPANS])
-        return candidate_features(
-            state.items.lookup(candidate_hash),
-            state.categories.lookup(self.catalogue.category[catalogue]),
-            moment,
-            self.catalogue.statistic[catalogue],
-            taste_cosines(profile[None], taste.vector[catalogue][None])[0],
-            self.catalogue.popularity.at(catalogue, np.full(1, timestamp)),
-        )
+        return request_features(state, self.catalogue, candidate_hash, catalogue, timestamp)
 
     def _kept(self, index_NK: I32, score_NK: F32, explain: int) -> Kept:
         # Search answers best first, so the heaviest weights come first as they are.

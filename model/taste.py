@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from model.features import TASTE_SPANS
+
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 _MIN_USERS = 5
@@ -27,6 +29,10 @@ class TasteTable:
         """Profile of the behaviors `item` [L]: f64 [T]."""
         total: F64 = np.einsum("l,lt->t", self.weight[item].astype(np.float64), self.vector[item])
         return total
+
+    def profiles(self, item: npt.NDArray[np.integer], whole: F64) -> F64:
+        """Profiles of the newest `TASTE_SPANS` of the behaviors `item` [L], oldest first; `whole` is that of all: f64 [S, T]."""
+        return np.stack([whole if span is None else self.profile(item[-span:]) for span in TASTE_SPANS])
 
 
 def fit_taste(user: npt.NDArray[np.int64], item: npt.NDArray[np.int64], num_items: int, width: int, seed: int) -> TasteTable:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from kernels import ItemBonus, SearchKeys
+from kernels import HashIndex, HistoryFacts, ItemBonus, KeyRecords, SearchKeys, lookup_rows
 from model.features import DAY_S, DECAY_DAYS, F64, KeyRecord
+from model.taste import TasteTable
 
 U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
@@ -23,10 +24,15 @@ def _decayed_sum(time_s: F64, at_s: F64) -> F64:
 
 @dataclass(frozen=True, slots=True)
 class RecordTable:
-    """The newest record of every key in one history: `key` [D] ascending and the `KeyRecord` of each."""
+    """The newest record of every key in one history: `key` [D] ascending and the `KeyRecord` of each; keys that are hashes are indexed."""
 
     key: npt.NDArray[Any]
     record: KeyRecord
+    _index: HashIndex | None = field(default=None, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.key.dtype == np.uint64:
+            object.__setattr__(self, "_index", HashIndex(self.key))
 
     @classmethod
     def build(cls, key_L: npt.NDArray[Any], time_L: I64) -> RecordTable:
@@ -41,12 +47,23 @@ class RecordTable:
             decayed = np.add.reduceat(_decayed_sum(time, time[newest][inverse])[order], np.cumsum(count) - count, axis=0)
         return cls(key, KeyRecord(count.astype(np.float64), time[first], time[newest], newest.astype(np.float64), decayed))
 
+    def places(self, key_N: npt.NDArray[Any]) -> I32:
+        """Place of each key [N] in `key`, int32; -1 where it is absent."""
+        if self._index is not None:
+            return lookup_rows(key_N, self._index)
+        if len(self.key) == 0:
+            return np.full(len(key_N), -1, dtype=np.int32)
+        place = np.minimum(np.searchsorted(self.key, key_N), len(self.key) - 1)
+        return np.where(self.key[place] == key_N, place, -1).astype(np.int32)
+
     def lookup(self, key_N: npt.NDArray[Any]) -> KeyRecord:
         """Records of the given keys [N]; never-seen records where a key is absent."""
-        if len(self.key) == 0:
-            return self.record.at(np.full(len(key_N), -1))
-        place = np.minimum(np.searchsorted(self.key, key_N), len(self.key) - 1)
-        return self.record.at(np.where(self.key[place] == key_N, place, -1))
+        return self.record.at(self.places(key_N).astype(np.intp))
+
+    def facts(self) -> KeyRecords:
+        """The records as the compiled features read them."""
+        r = self.record
+        return KeyRecords(r.count, r.first_s, r.newest_s, r.position, r.decayed)
 
     def extended(self, key_M: npt.NDArray[Any], time_M: I64, length: int) -> RecordTable:
         """Records after M newer behaviors; `length` behaviors came before them. This table stays unchanged."""
@@ -68,38 +85,55 @@ class RecordTable:
     def nbytes(self) -> int:
         """Bytes held."""
         r = self.record
-        return int(sum(a.nbytes for a in (self.key, r.count, r.first_s, r.newest_s, r.position, r.decayed)))
+        held = sum(a.nbytes for a in (self.key, r.count, r.first_s, r.newest_s, r.position, r.decayed))
+        return int(held) + (0 if self._index is None else self._index.nbytes)
 
 
 @dataclass(frozen=True, slots=True)
 class Occurrences:
-    """Where each item occurs: the item hashes in order (`sorted_hash` u64 [L]) and the position of each (`position` i32 [L], ascending
-    among equals)."""
+    """Where each item occurs: `index` of the D distinct item hashes; those of the d-th are at `position[start[d]:start[d + 1]]`, ascending
+    (`start` i64 [D + 1], `position` i32 [L])."""
 
-    sorted_hash: U64
+    index: HashIndex
+    start: I64
     position: I32
 
     @classmethod
     def build(cls, item_hash_L: U64) -> Occurrences:
         """Occurrences of a whole history."""
         order = np.argsort(item_hash_L, kind="stable")
-        return cls(item_hash_L[order], order.astype(np.int32))
+        return cls._of(item_hash_L[order], order.astype(np.int32))
+
+    @classmethod
+    def _of(cls, sorted_hash_L: U64, position_L: I32) -> Occurrences:
+        first = np.ones(len(sorted_hash_L), dtype=bool)
+        first[1:] = sorted_hash_L[1:] != sorted_hash_L[:-1]
+        start = np.flatnonzero(first)
+        return cls(HashIndex(sorted_hash_L[start]), np.append(start, len(sorted_hash_L)), position_L)
 
     def extended(self, item_hash_M: U64, length: int) -> Occurrences:
         """Occurrences after M newer behaviors."""
         order = np.argsort(item_hash_M, kind="stable")
-        at = np.searchsorted(self.sorted_hash, item_hash_M[order], side="right")
+        sorted_hash = np.repeat(self.index.sorted_hash_V, np.diff(self.start))
+        at = np.searchsorted(sorted_hash, item_hash_M[order], side="right")
         position = np.insert(self.position, at, (order + length).astype(np.int32))
-        return Occurrences(np.insert(self.sorted_hash, at, item_hash_M[order]), position)
+        return self._of(np.insert(sorted_hash, at, item_hash_M[order]), position)
 
     def bonus(self, candidate_hash_N: U64, value: float) -> ItemBonus:
         """The score bonus of the behaviors of each candidate's own item."""
-        left = np.searchsorted(self.sorted_hash, candidate_hash_N, side="left")
-        size = np.searchsorted(self.sorted_hash, candidate_hash_N, side="right") - left
+        place = lookup_rows(candidate_hash_N, self.index)
+        # -1 reaches the end of the last item: from there to there is nothing.
+        left = self.start[place]
+        size = np.where(place < 0, 0, self.start[place + 1] - left)
         start = np.zeros(len(candidate_hash_N) + 1, dtype=np.int64)
         np.cumsum(size, out=start[1:])
-        within = np.arange(start[-1]) - np.repeat(start[:-1], size)
-        return ItemBonus(start, self.position[np.repeat(left, size) + within], value)
+        within = np.arange(start[-1]) + np.repeat(left - start[:-1], size)
+        return ItemBonus(start, self.position[within], value)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self.index.sorted_hash_V.nbytes + self.index.nbytes + self.start.nbytes + self.position.nbytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +155,17 @@ class UserState:
     occurrences: Occurrences
     activity: F64
     profile: F64
+    _facts: HistoryFacts | None = field(default=None, init=False, repr=False, compare=False)
+
+    def facts(self, taste: TasteTable) -> HistoryFacts:
+        """What the candidate features need of this history; computed when first asked for."""
+        if self._facts is None:
+            newest_s = float(self.timestamp_L[-1]) if self.length else 0.0
+            profile_ST = taste.profiles(self.catalogue_L, self.profile)
+            facts = HistoryFacts(self.items.facts(), self.categories.facts(), self.length, newest_s, self.activity, profile_ST)
+            object.__setattr__(self, "_facts", facts)  # another thread may do the same: the facts are equal
+            return facts
+        return self._facts
 
     @property
     def length(self) -> int:
@@ -131,8 +176,8 @@ class UserState:
     def nbytes(self) -> int:
         """Bytes held: what a cache counts."""
         arrays = (self.item_hash_L, self.timestamp_L, self.catalogue_L, self.item_row_L, self.category_row_L, self.profile)
-        places = (self.occurrences.sorted_hash, self.occurrences.position)
-        return int(sum(a.nbytes for a in (*arrays, *places))) + self.keys.nbytes + self.items.nbytes + self.categories.nbytes
+        parts = (self.keys, self.items, self.categories, self.occurrences)
+        return int(sum(a.nbytes for a in arrays)) + sum(part.nbytes for part in parts)
 
 
 def activity_of(timestamp_L: I64) -> F64:
