@@ -9,7 +9,7 @@ from model.data.log import InteractionLog
 from model.data.protocol import TEST, TRAIN, ProtocolConfig, Targets, split_targets, training_period_mask
 from model.history_index import HistoryIndex
 from model.metrics import evaluate
-from model.tested import Tested
+from model.outcome import Outcome
 
 _MAX_TRAIN_ROWS = 600_000
 
@@ -21,7 +21,7 @@ def counts_baseline(
     seed: int = 0,
     min_item_count: int = 5,
     targets: Targets | None = None,
-) -> Tested:
+) -> Outcome:
     """The baseline, fitted and tested on the protocol's rows.
 
     Inputs: whether the user has taken the item, log counts of the item and its category in the history, log shares of the item and its
@@ -72,4 +72,4 @@ def counts_baseline(
     who = np.repeat(targets.user[test], targets.candidate.shape[1])
     label = targets.label[test].reshape(-1)
     figures = evaluate(label, probability, who, tested[:, 0] == 0, warm)
-    return Tested(figures, probability.astype(np.float32), label, who)
+    return Outcome(figures, probability.astype(np.float32), label, who)

@@ -7,14 +7,14 @@ import numpy.typing as npt
 
 from model.dataset import Dataset, Examples
 from model.features import FEATURE_NAMES
-from model.tested import Tested
+from model.outcome import Outcome
 from model.train import evaluate_examples
 
 _ROUNDS = 2000
 _PATIENCE = 50
 
 
-def gbdt_baseline(data: Dataset, seed: int = 0, num_threads: int = 1) -> Tested:
+def gbdt_baseline(data: Dataset, seed: int = 0, num_threads: int = 1) -> Outcome:
     """Gradient boosting with early stopping on the validation rows' AUC.
 
     Args: `data` prepared with features.
@@ -45,7 +45,7 @@ def gbdt_baseline(data: Dataset, seed: int = 0, num_threads: int = 1) -> Tested:
     probability = np.asarray(model.booster_.predict(tested, num_iteration=model.best_iteration_), dtype=np.float32)
     figures = evaluate_examples(probability, data.test, data.vocabulary)
     user = np.repeat(data.test.targets.user[data.test.chosen], data.test.never_seen.shape[1])
-    return Tested({**figures, "rounds": int(model.best_iteration_)}, probability, label, user)
+    return Outcome({**figures, "rounds": int(model.best_iteration_)}, probability, label, user)
 
 
 def _rows(examples: Examples) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:

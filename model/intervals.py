@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.metrics import auc
-from model.tested import Tested
+from model.outcome import Outcome
 
 F64 = npt.NDArray[np.float64]
 
@@ -49,12 +49,12 @@ def auc_difference(
     return Interval(value, float(low), float(high))
 
 
-def mean_auc(seeds: Sequence[Tested], resamples: int = 400, seed: int = 0) -> Interval:
+def mean_auc(seeds: Sequence[Outcome], resamples: int = 400, seed: int = 0) -> Interval:
     """AUC of one model, mean over its seeds; each resample draws whole users, the same for every seed."""
     return _mean([(one.label, one.probability, None, one.user) for one in seeds], resamples, seed)
 
 
-def mean_auc_difference(first: Sequence[Tested], second: Sequence[Tested], resamples: int = 400, seed: int = 0) -> Interval:
+def mean_auc_difference(first: Sequence[Outcome], second: Sequence[Outcome], resamples: int = 400, seed: int = 0) -> Interval:
     """AUC of a model minus that of another, mean over seeds; pair i was tested on the same rows.
 
     Raises: ValueError when the numbers of seeds or the rows of a pair differ.
@@ -62,9 +62,7 @@ def mean_auc_difference(first: Sequence[Tested], second: Sequence[Tested], resam
     rows = []
     for one, other in zip(first, second, strict=True):
         if not (np.array_equal(one.user, other.user) and np.array_equal(one.label, other.label)):
-            raise ValueError(
-                f"models of a pair must be tested on the same rows, got {len(one.label)} and {len(other.label)} rows that differ"
-            )
+            raise ValueError(f"models of a pair must be tested on the same rows; theirs differ: {len(one.label)} and {len(other.label)}")
         rows.append((one.label, one.probability, other.probability, one.user))
     return _mean(rows, resamples, seed)
 

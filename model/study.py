@@ -17,7 +17,7 @@ from model.data.log import InteractionLog
 from model.data.protocol import Targets
 from model.dataset import Dataset, prepare
 from model.gbdt import gbdt_baseline
-from model.tested import Tested
+from model.outcome import Outcome
 from model.train import Progress, evaluate_examples, predict, train
 
 Report = Callable[[str, Progress | None], None]
@@ -47,7 +47,7 @@ class Study:
         self._log, self._folder, self._report, self._targets = log, folder, report, targets
         self._prepared: tuple[TrainConfig, Dataset] | None = None
 
-    def run(self, cell: Cell) -> Tested:
+    def run(self, cell: Cell) -> Outcome:
         """The cell's figures and probabilities. Raises: ValueError when a file of this name is of another configuration or other data."""
         self._folder.mkdir(parents=True, exist_ok=True)
         path, rows, checkpoint = (self._folder / f"{cell.name}.{suffix}" for suffix in ("json", "npz", "checkpoint"))
@@ -55,7 +55,7 @@ class Study:
             known = json.loads(path.read_text())
             self._check(path, cell, known["identity"])
             with np.load(rows, allow_pickle=False) as content:
-                return Tested(known["figures"], content["probability"], content["label"], content["user"])
+                return Outcome(known["figures"], content["probability"], content["label"], content["user"])
         done = self._baseline(cell) if cell.kind != "two_stage" else self._trained(cell, checkpoint)
         np.savez(rows, probability=done.probability, label=done.label, user=done.user)
         identity = {"kind": cell.kind, "config": asdict(cell.config), "data": self._log.describe()}
@@ -80,7 +80,7 @@ class Study:
             self._prepared = shared, prepare(self._log, cell.config, lambda text: self._report(f"{cell.name}: {text}", None), targets)
         return self._prepared[1]
 
-    def _baseline(self, cell: Cell) -> Tested:
+    def _baseline(self, cell: Cell) -> Outcome:
         started = time.monotonic()
         self._report(f"{cell.name}: fitting", None)
         if cell.kind == "counts":
@@ -91,7 +91,7 @@ class Study:
             done = gbdt_baseline(self._dataset(cell), cell.config.seed)
         return replace(done, figures={**done.figures, "train_s": round(time.monotonic() - started, 1)})
 
-    def _trained(self, cell: Cell, checkpoint: Path) -> Tested:
+    def _trained(self, cell: Cell, checkpoint: Path) -> Outcome:
         started = time.monotonic()
         dataset = self._dataset(cell)
         prepared = time.monotonic()
@@ -108,7 +108,7 @@ class Study:
         }
         test = dataset.test
         user = np.repeat(test.targets.user[test.chosen], probability.shape[1])
-        return Tested(figures, probability.reshape(-1), test.labels(np.arange(len(test.chosen))), user)
+        return Outcome(figures, probability.reshape(-1), test.labels(np.arange(len(test.chosen))), user)
 
 
 _NOT_OF_DATA: dict[str, Any] = {

@@ -11,9 +11,9 @@ import numpy as np
 from model.config import PRESETS, TrainConfig
 from model.data.impressions import impression_targets
 from model.intervals import mean_auc, mean_auc_difference
+from model.outcome import Outcome
 from model.rivals import RIVALS, rival
 from model.study import Cell
-from model.tested import Tested
 from service.commands.data import read
 from service.commands.study_report import about, run_cells, write_report
 from service.commands.terminal import console, emit, table
@@ -40,7 +40,7 @@ class Row:
 
 
 def rows_of(models: list[str], seeds: int, longest: int | None, threads: int) -> list[Row]:
-    """Every row, the cheapest groups first. `seeds` of the main rows, one of the others; `longest` of the published (None: the preset's)."""
+    """Every row, the cheapest groups first. `seeds` of the main rows, one of the others; `longest` of the published (None: preset's)."""
 
     def cells(name: str, count: int, config_of: Any, kind: str = "two_stage") -> tuple[Cell, ...]:
         return tuple(Cell(f"{name}-seed{seed}", replace(config_of(seed), num_threads=threads), kind) for seed in range(count))
@@ -96,7 +96,7 @@ def rivals_command(
     emit({**report, "tables": tables}, as_json)
 
 
-def _tables(rows: list[Row], finished: dict[str, Tested]) -> dict[str, list[dict[str, Any]]]:
+def _tables(rows: list[Row], finished: dict[str, Outcome]) -> dict[str, list[dict[str, Any]]]:
     tested = {row.model: [finished[cell.name] for cell in row.cells] for row in rows}
     tables: dict[str, list[dict[str, Any]]] = {}
     for group in (PUBLISHED, PLAIN, FEATURES):
@@ -107,7 +107,7 @@ def _tables(rows: list[Row], finished: dict[str, Tested]) -> dict[str, list[dict
     return tables
 
 
-def _line(model: str, seeds: list[Tested], against: str, other: list[Tested] | None) -> dict[str, Any]:
+def _line(model: str, seeds: list[Outcome], against: str, other: list[Outcome] | None) -> dict[str, Any]:
     def mean(name: str) -> float:
         return float(np.mean([one.figures[name] for one in seeds]))
 

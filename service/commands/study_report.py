@@ -12,8 +12,8 @@ from typing import Any
 from model.config import TrainConfig
 from model.data.log import InteractionLog
 from model.data.protocol import Targets
+from model.outcome import Outcome
 from model.study import Cell, Study
-from model.tested import Tested
 from model.train import Progress
 from service.bench.hardware import describe
 from service.commands.terminal import progress_bar
@@ -21,7 +21,7 @@ from service.commands.terminal import progress_bar
 
 def run_cells(
     log: InteractionLog, cells: Iterable[Cell], folder: Path, targets: Callable[[TrainConfig], Targets] | None = None
-) -> dict[str, Tested]:
+) -> dict[str, Outcome]:
     """Every cell's result by name; finished ones are read from `folder`."""
     finished = {}
     cells = list(cells)

@@ -9,7 +9,7 @@ import pytest
 
 from model.intervals import auc_difference, mean_auc, mean_auc_difference
 from model.metrics import auc
-from model.tested import Tested
+from model.outcome import Outcome
 
 
 def rows(users: int, per_user: int, signal: float, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -55,13 +55,13 @@ def test_one_class_is_refused() -> None:
         auc_difference(np.ones(4), np.arange(4.0), np.arange(4.0), np.arange(4))
 
 
-def tested(users: int, signal: float, seed: int) -> Tested:
+def outcome(users: int, signal: float, seed: int) -> Outcome:
     label, score, user = rows(users, 10, signal, seed)
-    return Tested({}, score.astype(np.float32), label, user)
+    return Outcome({}, score.astype(np.float32), label, user)
 
 
 def test_the_mean_over_seeds_is_the_mean_and_its_interval_holds_it() -> None:
-    seeds, others = [tested(60, 1.0, 6), tested(60, 1.0, 7)], [tested(60, 1.0, 6), tested(60, 1.0, 7)]
+    seeds, others = [outcome(60, 1.0, 6), outcome(60, 1.0, 7)], [outcome(60, 1.0, 6), outcome(60, 1.0, 7)]
     others = [replace(one, probability=np.random.default_rng(8).normal(size=len(one.label)).astype(np.float32)) for one in others]
     found, difference = mean_auc(seeds), mean_auc_difference(seeds, others)
     assert found.value == pytest.approx(np.mean([auc(one.label, one.probability) for one in seeds]))
@@ -74,4 +74,4 @@ def test_the_mean_over_seeds_is_the_mean_and_its_interval_holds_it() -> None:
 
 def test_models_of_a_pair_are_tested_on_the_same_rows() -> None:
     with pytest.raises(ValueError, match="same rows; theirs differ: 600 and 500"):
-        mean_auc_difference([tested(60, 1.0, 6)], [tested(50, 1.0, 6)])
+        mean_auc_difference([outcome(60, 1.0, 6)], [outcome(50, 1.0, 6)])

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 
 @dataclass(frozen=True, slots=True)
-class Tested:
+class Outcome:
     """`figures` of `model.metrics.evaluate`, with times; the test rows' `probability`, `label` f32 and `user` i64 [M]."""
 
     figures: dict[str, Any]
