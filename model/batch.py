@@ -28,4 +28,4 @@ class UserBatch:
 
     def recency_TL(self) -> Tensor:
         """Positions back from each target, newest = 1: int64 [T, L]; values below 1 are behaviors the target must not see."""
-        return self.length_T[:, None] - torch.arange(len(self.item_L))
+        return self.length_T[:, None] - torch.arange(self.item_L.shape[0])

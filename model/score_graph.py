@@ -102,9 +102,10 @@ def score_graph(model: TwoStageModel) -> bytes:
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter warns of its own deprecated internals
             path = Path(folder) / "score.onnx"
+            # Given a module, the ONNX exporter falls back to fixed sizes without a word; this refuses where a size is not free.
+            exported = torch.export.export(module, example, dynamic_shapes=shapes, strict=False)
             program = torch.onnx.export(
-                module,
-                example,
+                exported,
                 input_names=list(INPUTS),
                 output_names=list(OUTPUTS),
                 dynamic_shapes=shapes,
