@@ -23,6 +23,12 @@ def _mean_pool(model: ModelConfig) -> ModelConfig:
     return replace(_shared(model), search=StageSpec("everything"), pooling=StageSpec("mean"))
 
 
+def _staged(search: str, pooling: str, encoder: str | None = None) -> Rival:
+    """Other stages on shared tables."""
+    between = None if encoder is None else StageSpec(encoder)
+    return lambda model: replace(_shared(model), search=StageSpec(search), encoder=between, pooling=StageSpec(pooling))
+
+
 RIVALS: dict[str, Rival] = {
     "dare": lambda model: model,
     "dare_no_tr": lambda model: replace(model, target_aware=False),
@@ -30,6 +36,8 @@ RIVALS: dict[str, Rival] = {
     "twin_no_tr": lambda model: replace(_twin(model), target_aware=False),
     "twin_4e": lambda model: replace(model, tables="untied"),
     "twin_proj": lambda model: replace(model, tables="projected"),
+    "stca_like": _staged("everything", "stacked_cross_attention"),
+    "din": _staged("everything", "din"),
     "mean_pool": _mean_pool,
 }
 """How each rival differs from DARE with the same widths, kept behaviors and extras. TWIN's variants keep the auxiliary loss: DARE's authors

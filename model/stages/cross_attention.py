@@ -1,0 +1,73 @@
+"""Attention of a single query over the kept behaviors, folded so that keys and values never materialise."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from model.recency import NUM_BUCKETS
+from model.stages.protocols import Content, Kept
+
+
+def products(query_MHR: Tensor, kept: Kept, content: Content) -> Tensor:
+    """<query_h, content(k)> of every kept behavior: [M, H, K]; finite, whatever is in slots that are not valid."""
+    if content.encoded_MKR is not None:
+        return query_MHR @ content.encoded_MKR.transpose(1, 2)
+    rows_LD = content.rows.behavior_LD
+    own_MHD, time_MHD = torch.split(query_MHR, [rows_LD.shape[1], content.recency_PD.shape[1]], dim=2)
+    # One product with all rows of the user: gathering numbers is cheaper than gathering vectors.
+    product_MHK = own_MHD @ rows_LD.T
+    if not kept.whole:
+        product_MHK = product_MHK.gather(2, kept.index_MK[:, None].expand(-1, query_MHR.shape[1], -1))
+    time_MKD = nn.functional.embedding(kept.recency_MK, content.recency_PD)
+    return torch.baddbmm(product_MHK, time_MHD, time_MKD.transpose(1, 2))
+
+
+def weighted_contents(weight_MHK: Tensor, kept: Kept, content: Content) -> Tensor:
+    """sum_k weight_hk * content(k): [M, H, R]; weights of behaviors that are not valid must be zero."""
+    if content.encoded_MKR is not None:
+        return weight_MHK @ content.encoded_MKR
+    rows_LD, (size, heads, _) = content.rows.behavior_LD, weight_MHK.shape
+
+    def spread(index_MK: Tensor, places: int) -> Tensor:
+        index_MHK = index_MK[:, None].expand(-1, heads, -1)
+        return weight_MHK.new_zeros(size, heads, places).scatter_add(2, index_MHK, weight_MHK)
+
+    weight_MHL = weight_MHK if kept.whole else spread(kept.index_MK, len(rows_LD))
+    return torch.cat([weight_MHL @ rows_LD, spread(kept.recency_MK, NUM_BUCKETS) @ content.recency_PD], dim=2)
+
+
+def masked_softmax(score: Tensor, valid: Tensor) -> Tensor:
+    """Softmax over the last dimension where `valid`, exactly zero elsewhere; a row with nothing valid is all zeros, never NaN."""
+    any_valid = valid.any(dim=-1, keepdim=True)
+    return torch.softmax(score.masked_fill(~valid & any_valid, float("-inf")), dim=-1) * any_valid
+
+
+class FoldedAttention(nn.Module):
+    """Multi-head attention with one query per target: [M, Q] -> [M, R].
+
+    With q_h = W_q,h x, logit_hk = (W_k,h^T q_h) . e_k / sqrt(width) and out = sum_h W_o,h W_v,h (sum_k w_hk e_k): the same numbers as with
+    keys W_k e_k and values W_v e_k, at two products of H vectors with the history instead of two of R x R with each behavior.
+    A target with nothing valid gets zeros.
+
+    Args: `query_width` Q; `content_width` R; `heads` H of `width` each.
+    """
+
+    def __init__(self, query_width: int, content_width: int, heads: int, width: int) -> None:
+        super().__init__()
+        self.heads, self.width = heads, width
+        self.query = nn.Linear(query_width, heads * width, bias=False)
+        self.key = nn.Linear(content_width, heads * width, bias=False)
+        self.value = nn.Linear(content_width, heads * width, bias=False)
+        self.out = nn.Linear(heads * width, content_width, bias=False)
+
+    def forward(self, query_MQ: Tensor, kept: Kept, content: Content) -> Tensor:
+        query_MHW = self.query(query_MQ).view(-1, self.heads, self.width) / math.sqrt(self.width)
+        folded_MHR = torch.einsum("mhw,hwr->mhr", query_MHW, self.key.weight.view(self.heads, self.width, -1))
+        weight_MHK = masked_softmax(products(folded_MHR, kept, content), kept.valid_MK[:, None])
+        pooled_MHR = weighted_contents(weight_MHK, kept, content)
+        value_MHW = torch.einsum("mhr,hwr->mhw", pooled_MHR, self.value.weight.view(self.heads, self.width, -1))
+        out: Tensor = self.out(value_MHW.flatten(1))
+        return out
