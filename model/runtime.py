@@ -66,7 +66,7 @@ class ScoringRuntime:
         self.as_of = int(config["as_of"])
         self._model = config["model"]
         self.max_kept = int(self._model["kept"])
-        self._longest = min(int(self._model["longest"] or MAX_LENGTH), MAX_LENGTH)
+        self.longest = min(int(self._model["longest"] or MAX_LENGTH), MAX_LENGTH)
         self._threads = num_threads
         self.catalogue = Catalogue(artifact)
         self._embedding = EmbeddingRows(artifact)
@@ -92,7 +92,7 @@ class ScoringRuntime:
 
     def prepare(self, item_hash_L: U64, timestamp_L: I64) -> UserState:
         """Prepare a user's history, oldest first: u64 [L] and i64 [L]. Only the newest behaviors the model reads are kept."""
-        cut = slice(max(0, len(item_hash_L) - self._longest), None)
+        cut = slice(max(0, len(item_hash_L) - self.longest), None)
         item_hash, timestamp = np.ascontiguousarray(item_hash_L[cut]), np.ascontiguousarray(timestamp_L[cut])
         catalogue, item_row, category_row, key = self._rows(item_hash)
         return UserState(
@@ -113,7 +113,7 @@ class ScoringRuntime:
         """The state after M newer behaviors, none older than the newest known; the old state stays valid."""
         item_hash = np.concatenate([state.item_hash_L, item_hash_M])
         timestamp = np.concatenate([state.timestamp_L, timestamp_M])
-        if state.length == 0 or len(item_hash_M) > _REBUILD or len(item_hash) > self._longest:
+        if state.length == 0 or len(item_hash_M) > _REBUILD or len(item_hash) > self.longest:
             return self.prepare(item_hash, timestamp)
         catalogue, item_row, category_row, key = self._rows(np.ascontiguousarray(item_hash_M))
         return UserState(
@@ -164,7 +164,7 @@ class ScoringRuntime:
             "attention_width": self._embedding.attn_width,
             "representation_width": self._embedding.width,
             "kept": self.max_kept,
-            "longest": self._longest,
+            "longest": self.longest,
             "as_of": self.as_of,
             "scoring": self.config["scoring"],
             **self._scoring.describe(),

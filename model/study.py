@@ -16,6 +16,7 @@ from model.counts import counts_baseline
 from model.data.log import InteractionLog
 from model.data.protocol import Targets
 from model.dataset import Dataset, prepare
+from model.export import export
 from model.gbdt import gbdt_baseline
 from model.outcome import Outcome
 from model.train import Progress, evaluate_examples, predict, train
@@ -40,11 +41,18 @@ class Study:
     leaves a checkpoint and resumes from it. Cells that follow one another share a data set where their configurations allow.
 
     Args: `report` is called with what is being done, and the training's progress while it trains; `targets` makes the targets of a
-    configuration (None: the protocol draws them).
+    configuration (None: the protocol draws them); `artifacts` where trained models are exported to, their `version` among the figures.
     """
 
-    def __init__(self, log: InteractionLog, folder: Path, report: Report, targets: Callable[[TrainConfig], Targets] | None = None) -> None:
-        self._log, self._folder, self._report, self._targets = log, folder, report, targets
+    def __init__(
+        self,
+        log: InteractionLog,
+        folder: Path,
+        report: Report,
+        targets: Callable[[TrainConfig], Targets] | None = None,
+        artifacts: Path | None = None,
+    ) -> None:
+        self._log, self._folder, self._report, self._targets, self._artifacts = log, folder, report, targets, artifacts
         self._prepared: tuple[TrainConfig, Dataset] | None = None
 
     def run(self, cell: Cell) -> Outcome:
@@ -106,6 +114,8 @@ class Study:
             "test_s": round(time.monotonic() - before, 1),
             "rows_per_s": round(trained.rows_per_s),
         }
+        if self._artifacts is not None:
+            figures["version"] = export(trained.model, dataset, cell.config, {"test": figures}, self._artifacts)
         test = dataset.test
         user = np.repeat(test.targets.user[test.chosen], probability.shape[1])
         return Outcome(figures, probability.reshape(-1), test.labels(np.arange(len(test.chosen))), user)

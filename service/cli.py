@@ -200,6 +200,26 @@ def study_length(
     length_command(data, out, preset, length or [20, 200], seed, threads, paper, as_json)
 
 
+@study_app.command("width")
+def study_width(
+    data: DataDir,
+    out: Annotated[Path, typer.Option("--out", help="directory for the report; finished cells in OUT/width are not repeated")] = Path(
+        "runs"
+    ),
+    width: Annotated[
+        list[int] | None, typer.Option("--width", min=1, max=1024, help="attention width per field, repeatable; default: 4 to 128")
+    ] = None,
+    preset: Annotated[str, typer.Option("--preset", help="paper, default or demo")] = "paper",
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="trainings of each width")] = 3,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="threads of training")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Train one model with attention tables of several widths: AUC against the measured time of search. Resumes."""
+    from service.commands.width_study import width_command
+
+    width_command(data, out, width or [4, 8, 16, 32, 64, 128], preset, seeds, threads, as_json)
+
+
 @study_app.command("rivals")
 def study_rivals(
     data: DataDir,

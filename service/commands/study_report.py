@@ -20,7 +20,11 @@ from service.commands.terminal import progress_bar
 
 
 def run_cells(
-    log: InteractionLog, cells: Iterable[Cell], folder: Path, targets: Callable[[TrainConfig], Targets] | None = None
+    log: InteractionLog,
+    cells: Iterable[Cell],
+    folder: Path,
+    targets: Callable[[TrainConfig], Targets] | None = None,
+    artifacts: Path | None = None,
 ) -> dict[str, Outcome]:
     """Every cell's result by name; finished ones are read from `folder`."""
     finished = {}
@@ -35,7 +39,7 @@ def run_cells(
             else:
                 bar.update(task, description=text, completed=progress.step, total=progress.total, note=f"{progress.rows_per_s:,.0f} rows/s")
 
-        study = Study(log, folder, report, targets)
+        study = Study(log, folder, report, targets, artifacts)
         for cell in cells:
             finished[cell.name] = study.run(cell)
             bar.advance(whole)
