@@ -79,6 +79,8 @@ class TrainConfig:
     of them: a small data set needs many steps too. `targets_per_chunk` targets share one lookup of their user's history.
     `evaluations_per_epoch` validations, of which `patience` without a better AUC end the training; `min_item_count` behaviors earn an item
     its own row; `statistic_windows` slices of the training period (see `model.dataset.prepare`); `taste_width` of the taste vectors.
+    `statistics` "frozen", or "live": popularity counts what all users did on the days before the target's, as a service with counters of
+    its own would know it; for studies only.
     """
 
     name: str = "dare"
@@ -97,6 +99,7 @@ class TrainConfig:
     statistic_windows: int = 5
     taste_width: int = 64
     num_threads: int = 1
+    statistics: str = "frozen"
 
     def __post_init__(self) -> None:
         for name in (
@@ -113,6 +116,8 @@ class TrainConfig:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)!r}")
+        if self.statistics not in ("frozen", "live"):
+            raise ValueError(f"statistics must be frozen or live, got {self.statistics!r}")
         if not self.name or set(self.name) - _NAME_CHARACTERS:
             raise ValueError(f"name must be lower-case letters, digits, - and _, got {self.name!r}")
         if self.seed < 0:

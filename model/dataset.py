@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from model.data.log import InteractionLog
 from model.data.protocol import TEST, TRAIN, VALIDATION, ProtocolConfig, Targets, place_of_behavior, split_targets, training_period_mask
 from model.feature_source import FeatureSource, FrozenWorld
 from model.features import FEATURE_NAMES
+from model.popularity import PopularityClock
 from model.tables_layout import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW
 
 I64 = npt.NDArray[np.int64]
@@ -68,10 +69,7 @@ class Examples:
     def batch(self, log: InteractionLog, vocabulary: Vocabulary, rows: npt.NDArray[np.intp]) -> UserBatch:
         """One `UserBatch` of the given rows (of `chosen`), which all belong to one user."""
         picked = self.chosen[rows]
-        user = int(self.targets.user[picked[0]])
-        start, end = int(log.user_start[user]), int(self.targets.history_end[picked].max())
-        if self.longest is not None:  # nothing older than the longest history of the oldest target is ever read
-            start = max(start, int(self.targets.history_end[picked].min()) - self.longest)
+        start, end = self._window(log, picked)
         item = log.item[start:end].astype(np.int64)
         candidate = self.targets.candidate[picked].astype(np.int64)
         if end == start:  # no behavior at all: one padding behavior that no target sees
@@ -88,6 +86,18 @@ class Examples:
             target_key_TC=torch.from_numpy(candidate),
             extra_TCE=torch.from_numpy(self.extra[rows]),
         )
+
+    def _window(self, log: InteractionLog, picked: npt.NDArray[np.intp]) -> tuple[int, int]:
+        """First and end of the behaviors that targets of one user read."""
+        start, end = int(log.user_start[self.targets.user[picked[0]]]), int(self.targets.history_end[picked].max())
+        if self.longest is not None:  # nothing older than the longest history of the oldest target is ever read
+            start = max(start, int(self.targets.history_end[picked].min()) - self.longest)
+        return start, end
+
+    def work(self, log: InteractionLog, rows: npt.NDArray[np.intp]) -> int:
+        """What the time of a batch of the given rows grows with: behaviors read, times targets."""
+        start, end = self._window(log, self.chosen[rows])
+        return len(rows) * (end - start)
 
     def labels(self, rows: npt.NDArray[np.intp]) -> F32:
         """Labels f32 [len(rows) * C] of the given rows."""
@@ -152,7 +162,13 @@ def prepare(
     source = FeatureSource(log, config.model.longest, config.taste_width, config.seed)
     place = place_of_behavior(log, config.protocol)
     progress("statistics of the training period")
-    world = source.world(known)
+    live = PopularityClock.build(log.item.astype(np.int64), log.timestamp, len(log.item_id)) if config.statistics == "live" else None
+
+    def world_of(seen: npt.NDArray[np.bool_]) -> FrozenWorld:
+        world = source.world(seen)
+        return world if live is None else replace(world, popularity=live)
+
+    world = world_of(known)
     chosen = np.flatnonzero(targets.split == TRAIN)
     edges = np.linspace(_FIRST_WINDOW, config.protocol.train_share, config.statistic_windows + 1)[:-1]
     window = np.searchsorted(edges, place[targets.event[chosen]], side="right") - 1
@@ -161,7 +177,7 @@ def prepare(
     for which, edge in enumerate(edges):
         progress(f"features of window {which + 1} of {len(edges)}")
         rows = np.flatnonzero(window == which)
-        extra[rows] = source.features(targets, chosen[rows], source.world(place < edge))
+        extra[rows] = source.features(targets, chosen[rows], world_of(place < edge))
 
     def examples(rows: npt.NDArray[np.intp], value: F32) -> Examples:
         never_seen = value[:, :, FEATURE_NAMES.index("item_seen")] == 0

@@ -35,6 +35,10 @@ def export(model: TwoStageModel, data: Dataset, config: TrainConfig, metrics: di
 
     Returns: the version. Raises: ValueError when two item ids share a hash; ArtifactError when the version exists.
     """
+    if config.statistics != "frozen":
+        raise ValueError(
+            "a model with live statistics cannot be served: the service keeps no counters of items; train with statistics='frozen'"
+        )
     log, vocabulary = data.log, data.vocabulary
     item_hash = hash_item_ids(log.item_id)
     order = np.argsort(item_hash)

@@ -11,8 +11,9 @@ from model.data.log import InteractionLog
 
 I64 = npt.NDArray[np.int64]
 TRAIN, VALIDATION, TEST = 0, 1, 2
-NEGATIVES = ("popularity", "paper")
+NEGATIVES = ("popularity", "paper", "trailing")
 SPLITS = ("user", "time")
+_TRAILING_S = 30 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,8 @@ class ProtocolConfig:
     """How targets are chosen. `*_targets` per user, None for all of them; `first_target` behaviors of a user are never targets.
 
     `negative_rule` "popularity" draws from the multiset of all training-period behaviors and excludes nothing. "paper" redraws items
-    that the user ever consumed, as published; where people buy again that leaks the label.
+    that the user ever consumed, as published; where people buy again that leaks the label. "trailing" draws from the behaviors of all users
+    in the 30 days before the target's time, so that negatives are as much in season as positives.
     `split` "user" cuts each user's own behaviors by their place, so a model has seen others' later behaviors; "time" cuts all users at
     the same two moments, as a deployed model is cut.
     """
@@ -166,6 +168,8 @@ def _sample_per_user(event: I64, user: I64, per_user: int | None, rng: np.random
 def _negatives(
     log: InteractionLog, event: I64, user: I64, pool: npt.NDArray[np.int32], config: ProtocolConfig, rng: np.random.Generator
 ) -> npt.NDArray[np.int32]:
+    if config.negative_rule == "trailing":
+        return _trailing(log, event, pool, config.negatives, rng)
     drawn = pool[rng.integers(0, len(pool), (len(event), config.negatives))]
     if config.negative_rule == "popularity":
         return drawn
@@ -177,3 +181,17 @@ def _negatives(
             return drawn
         drawn[taken] = pool[rng.integers(0, len(pool), int(taken.sum()))]
     raise ValueError("negative_rule 'paper': some user has consumed nearly everything; no item is left to draw")
+
+
+def _trailing(
+    log: InteractionLog, event: I64, pool: npt.NDArray[np.int32], negatives: int, rng: np.random.Generator
+) -> npt.NDArray[np.int32]:
+    by_time = np.argsort(log.timestamp, kind="stable")
+    time = log.timestamp[by_time]
+    end = np.searchsorted(time, log.timestamp[event])
+    start = np.searchsorted(time, log.timestamp[event] - _TRAILING_S)
+    place = start[:, None] + np.floor(rng.random((len(event), negatives)) * (end - start)[:, None]).astype(np.int64)
+    drawn = log.item[by_time[np.minimum(place, len(time) - 1)]]
+    # Nobody did anything in the 30 days before: the training period's behaviors, as in the other rule.
+    other = pool[rng.integers(0, len(pool), drawn.shape)]
+    return np.where((end > start)[:, None], drawn, other)

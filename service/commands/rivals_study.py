@@ -20,13 +20,16 @@ from service.commands.terminal import console, emit, table
 
 MAIN = ("dare", "twin", "sim_soft")
 """Rivals that are trained with every seed; the others with the first."""
-PUBLISHED, PLAIN, FEATURES = "As published", "DARE with mass and matches, nothing hand-made", "With hand-made features, frozen"
+PUBLISHED, PLAIN = "As published", "DARE with mass and matches, nothing hand-made"
+FEATURES, LIVE = "With hand-made features, frozen", "With hand-made features, live"
 _WIDE = ("sd of seeds", "gauc", "log_loss", "ece", "rows_per_s")
 """Columns of the report that a terminal has no room for."""
 _NOTES = {
     PUBLISHED: "softmax attention alone, the newest {longest} behaviors, {kept} kept; `ahead of DARE` is the published DARE",
     PLAIN: "whole histories; the log mass of the kept and a learned bonus for the target's own item, no feature",
     FEATURES: "whole histories; item statistics, taste and popularity as the training period shows them",
+    LIVE: "the same, but popularity counts what all users did before the target's day, and negatives are drawn from the 30 days before "
+    "it: other rows, not to be compared with the rest",
 }
 
 
@@ -39,7 +42,7 @@ class Row:
     cells: tuple[Cell, ...]
 
 
-def rows_of(models: list[str], seeds: int, longest: int | None, threads: int) -> list[Row]:
+def rows_of(models: list[str], seeds: int, longest: int | None, threads: int, impressions: bool) -> list[Row]:
     """Every row, the cheapest groups first. `seeds` of the main rows, one of the others; `longest` of the published (None: preset's)."""
 
     def cells(name: str, count: int, config_of: Any, kind: str = "two_stage") -> tuple[Cell, ...]:
@@ -57,6 +60,14 @@ def rows_of(models: list[str], seeds: int, longest: int | None, threads: int) ->
         base = PRESETS["default"](seed)
         return replace(base, model=replace(base.model, features=False))
 
+    def live_of(seed: int) -> TrainConfig:
+        base = PRESETS["default"](seed)
+        return replace(base, statistics="live", protocol=replace(base.protocol, negative_rule="trailing"))
+
+    live = [
+        Row(LIVE, "default, live", cells("default-live", 1, live_of)),
+        Row(LIVE, "gbdt, live", cells("gbdt-live", 1, live_of, "gbdt")),
+    ]
     found = [Row(PUBLISHED, name, cells(name, seeds if name in MAIN else 1, published(name))) for name in models]
     return [
         *found,
@@ -64,6 +75,7 @@ def rows_of(models: list[str], seeds: int, longest: int | None, threads: int) ->
         Row(PLAIN, "counts", cells("counts", seeds, PRESETS["default"], "counts")),
         Row(FEATURES, "default", cells("default", seeds, PRESETS["default"])),
         Row(FEATURES, "gbdt", cells("gbdt", seeds, PRESETS["default"], "gbdt")),
+        *(live if not impressions else []),
     ]
 
 
@@ -74,7 +86,7 @@ def rivals_command(
     for name in models:
         rival(name, PRESETS["paper"](0).model)  # an unknown name is refused before anything is read
     log = read(data, skip_bad_rows=False)
-    rows = rows_of(models or list(RIVALS), seeds, longest, threads)
+    rows = rows_of(models or list(RIVALS), seeds, longest, threads, impressions)
     targets = (lambda config: impression_targets(data, log, config.protocol)) if impressions else None
     # Seed by seed, so that models of one seed share a prepared data set, and an interrupted study has whole seeds.
     cells = sorted((cell for row in rows for cell in row.cells), key=lambda cell: cell.config.seed)
@@ -99,8 +111,10 @@ def rivals_command(
 def _tables(rows: list[Row], finished: dict[str, Outcome]) -> dict[str, list[dict[str, Any]]]:
     tested = {row.model: [finished[cell.name] for cell in row.cells] for row in rows}
     tables: dict[str, list[dict[str, Any]]] = {}
-    for group in (PUBLISHED, PLAIN, FEATURES):
+    for group in _NOTES:
         of_group = [row for row in rows if row.group == group]
+        if not of_group:
+            continue
         against = "dare" if group == PUBLISHED else of_group[-1].model
         lines = [_line(row.model, tested[row.model], against, tested.get(against)) for row in of_group]
         tables[group] = sorted(lines, key=lambda line: -line["auc"])
@@ -141,7 +155,7 @@ def _plot(tables: dict[str, list[dict[str, Any]]], path: Path) -> None:
 
     lines = [(group, line) for group, lines in tables.items() for line in lines]
     figure, axes = pyplot.subplots(figsize=(7, 0.8 + 0.26 * len(lines)), layout="constrained")
-    colour = dict(zip(tables, ("C0", "C1", "C2"), strict=True))
+    colour = dict(zip(tables, ("C0", "C1", "C2", "C3"), strict=False))
     for place, (group, line) in enumerate(reversed(lines)):
         low, high = (float(part) for part in line["95 %"].split(" to "))
         axes.plot([low, high], [place, place], color=colour[group], linewidth=2)

@@ -28,5 +28,5 @@ def test_an_unknown_key_is_refused_with_the_known_ones(kind: type[object]) -> No
 def test_unknown_keys_inside_are_refused_too() -> None:
     with pytest.raises(ValueError, match="ModelConfig: unknown key 'depth'"):
         from_dict(TrainConfig, {"model": {"depth": 3}})
-    with pytest.raises(ValueError, match="negative_rule must be one of popularity, paper, got 'x'"):
+    with pytest.raises(ValueError, match="negative_rule must be one of popularity, paper, trailing, got 'x'"):
         from_dict(TrainConfig, {"protocol": {"negative_rule": "x"}})

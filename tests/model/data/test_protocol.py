@@ -178,6 +178,25 @@ def test_the_paper_rule_says_when_nothing_is_left_to_draw() -> None:
         split_targets(log, replace(ALL, negative_rule="paper"))
 
 
+def test_trailing_negatives_are_of_the_30_days_before_the_target() -> None:
+    """Each item is bought on one day only: a negative's item says when it was bought, by whomever."""
+    day = 86_400
+    log = small_log([[(i, day * i + 7 * user, i) for i in range(200)] for user in range(5)])
+    targets = split_targets(log, replace(ALL, negative_rule="trailing"))
+    bought = np.full(200, -1)
+    bought[log.item] = log.timestamp // day
+    ago = targets.timestamp[:, None] // day - bought[targets.candidate[:, 1:]]
+    assert ago.min() >= 0 and ago.max() == 30 and len(np.unique(ago)) == 31
+    alone = targets.user == 0  # the first buyer of a day has nobody's same day before
+    assert ago[alone].min() == 1
+
+
+def test_trailing_negatives_of_a_lonely_moment_come_from_the_training_period() -> None:
+    log = small_log([[(i % 9, 40 * 86_400 * i, i) for i in range(100)]])
+    targets = split_targets(log, replace(ALL, negative_rule="trailing"))
+    assert set(targets.candidate[:, 1:].reshape(-1).tolist()) == set(range(9))
+
+
 def test_too_little_data_is_a_plain_sentence() -> None:
     """A hundred users of five behaviors: no user ever has the fifty earlier ones that a target needs."""
     log = small_log([[(i, 10 * i, i) for i in range(5)] for _ in range(100)])
