@@ -23,6 +23,17 @@ def _mean_pool(model: ModelConfig) -> ModelConfig:
     return replace(_shared(model), search=StageSpec("everything"), pooling=StageSpec("mean"))
 
 
+_SIM = StageSpec("multi_head", {"heads": 2, "values": False})
+
+
+def _sim_hard(model: ModelConfig) -> ModelConfig:
+    return replace(_shared(model), search=StageSpec("category"), pooling=_SIM)
+
+
+def _twin_hard(model: ModelConfig) -> ModelConfig:
+    return replace(_twin(model), search=StageSpec("category"))
+
+
 def _staged(search: str, pooling: str, encoder: str | None = None) -> Rival:
     """Other stages on shared tables."""
     between = None if encoder is None else StageSpec(encoder)
@@ -39,6 +50,8 @@ RIVALS: dict[str, Rival] = {
     "stca_like": _staged("everything", "stacked_cross_attention"),
     "din": _staged("everything", "din"),
     "mean_pool": _mean_pool,
+    "sim_hard": _sim_hard,
+    "twin_hard": _twin_hard,
 }
 """How each rival differs from DARE with the same widths, kept behaviors and extras. TWIN's variants keep the auxiliary loss: DARE's authors
 compare them so."""

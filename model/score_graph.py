@@ -92,7 +92,7 @@ def score_graph(model: TwoStageModel) -> bytes:
         torch.arange(targets),
         torch.randn(targets, extra),
     )
-    length, size = torch.export.Dim("L", min=2, max=1 << 20), torch.export.Dim("N", min=1, max=1 << 20)
+    length, size = torch.export.Dim("L", min=max(2, config.kept), max=1 << 20), torch.export.Dim("N", min=1, max=1 << 20)
     shapes = [{0: length}] * 4 + [None] + [{0: size}] * 5
     module = _Scoring(model).eval()
     quiet = logging.getLogger("torch.onnx")

@@ -63,11 +63,21 @@ class DareScore(nn.Module):
 
     def at(self, batch: UserBatch, content_ML: Tensor, index_MK: Tensor) -> Kept:
         """The behaviors `index_MK` with their differentiable scores and recency buckets."""
+        return self._kept(batch, content_ML.gather(1, index_MK), index_MK)
+
+    def of(self, batch: UserBatch, rows: Rows, index_MK: Tensor, allowed_MK: Tensor) -> Kept:
+        """The same for a search that found `index_MK` without this score; what is not `allowed_MK` is not kept."""
+        content_MK = torch.einsum("md,mkd->mk", rows.target_MD / math.sqrt(2 * self.space.width), rows.behavior_LD[index_MK])
+        return self._kept(batch, content_MK, index_MK, allowed_MK)
+
+    def _kept(self, batch: UserBatch, content_MK: Tensor, index_MK: Tensor, allowed_MK: Tensor | None = None) -> Kept:
         candidates = batch.target_item_TC.shape[1]
         recency_MK = batch.length_T.repeat_interleave(candidates)[:, None] - index_MK
         valid_MK = (recency_MK >= 1) & (recency_MK <= self.longest)
+        if allowed_MK is not None:
+            valid_MK = valid_MK & allowed_MK
         bucket_MK = self.bucket[recency_MK.clamp(0, MAX_LENGTH)]
-        score_MK = content_ML.gather(1, index_MK) + self.recency_bias()[bucket_MK]
+        score_MK = content_MK + self.recency_bias()[bucket_MK]
         if self.bonus is not None:
             score_MK = score_MK + self.bonus * (batch.item_key_L[index_MK] == batch.target_key_TC.reshape(-1, 1))
         return Kept(index_MK, bucket_MK, score_MK.masked_fill(~valid_MK, NEG_INF), valid_MK)

@@ -6,6 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.batch import UserBatch
+
+PLACES = 1 << 17
+"""Above every recency: what one level of `newest_best` counts."""
+
 
 def best(score_ML: Tensor, k: int) -> Tensor:
     """Indices of the k highest of each row, in no order: int64 [M, min(k, L)]. In an exported graph L is at least k."""
@@ -17,3 +22,14 @@ def best(score_ML: Tensor, k: int) -> Tensor:
     # NumPy's selection takes a quarter of torch's time.
     index = np.argpartition(score_ML.detach().numpy(), length - k, axis=1)[:, length - k :]
     return torch.from_numpy(np.ascontiguousarray(index))
+
+
+def newest_best(level_ML: Tensor, batch: UserBatch, visible_TL: Tensor, k: int) -> Tensor:
+    """Indices of the k highest of each row that are visible, newest first among equals: int64 [M, min(k, L)].
+
+    `level_ML` whole numbers (or -inf: never) of which level * 2^17 is exact in its dtype: below 2^7 in float32, below 2^36 in float64. No
+    two keys are equal, so every runtime finds the same ones.
+    """
+    num_targets, candidates = batch.target_item_TC.shape
+    level_TCL = level_ML.view(num_targets, candidates, -1) * PLACES - batch.recency_TL()[:, None]
+    return best(level_TCL.masked_fill(~visible_TL[:, None], float("-inf")).flatten(0, 1), k)
