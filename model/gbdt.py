@@ -20,32 +20,34 @@ def gbdt_baseline(data: Dataset, seed: int = 0, num_threads: int = 1) -> Outcome
     Args: `data` prepared with features.
     Raises: ValueError when it was prepared without.
     """
-    from lightgbm import LGBMClassifier, early_stopping
+    import lightgbm
 
     if data.train.extra.shape[2] == 0:
         raise ValueError("gbdt needs the hand-made features: prepare the data with features=True")
-    model = LGBMClassifier(
-        n_estimators=_ROUNDS,
-        learning_rate=0.05,
-        num_leaves=63,
-        min_child_samples=100,
-        subsample=0.8,
-        subsample_freq=1,
-        colsample_bytree=0.8,
-        random_state=seed,
-        n_jobs=num_threads,
-        deterministic=True,
-        force_row_wise=True,
-        verbose=-1,
-    )
-    inputs, label = _rows(data.train)
-    validation = _rows(data.validation)
-    model.fit(inputs, label, eval_set=[validation], eval_metric="auc", callbacks=[early_stopping(_PATIENCE, verbose=False)])
+    options = {
+        "objective": "binary",
+        "metric": "auc",
+        "learning_rate": 0.05,
+        "num_leaves": 63,
+        "min_data_in_leaf": 100,
+        "bagging_fraction": 0.8,
+        "bagging_freq": 1,
+        "feature_fraction": 0.8,
+        "seed": seed,
+        "num_threads": num_threads,
+        "deterministic": True,
+        "force_row_wise": True,
+        "verbose": -1,
+    }
+    train = lightgbm.Dataset(*_rows(data.train))
+    validation = lightgbm.Dataset(*_rows(data.validation), reference=train)
+    patience = [lightgbm.early_stopping(_PATIENCE, verbose=False)]
+    booster = lightgbm.train(options, train, _ROUNDS, valid_sets=[validation], callbacks=patience)
     tested, label = _rows(data.test)
-    probability = np.asarray(model.booster_.predict(tested, num_iteration=model.best_iteration_), dtype=np.float32)
+    probability = np.asarray(booster.predict(tested, num_iteration=booster.best_iteration), dtype=np.float32)
     figures = evaluate_examples(probability, data.test, data.vocabulary)
     user = np.repeat(data.test.targets.user[data.test.chosen], data.test.never_seen.shape[1])
-    return Outcome({**figures, "rounds": int(model.best_iteration_)}, probability, label, user)
+    return Outcome({**figures, "rounds": booster.best_iteration}, probability, label, user)
 
 
 def _rows(examples: Examples) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
