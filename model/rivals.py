@@ -30,6 +30,10 @@ def _sim_hard(model: ModelConfig) -> ModelConfig:
     return replace(_shared(model), search=StageSpec("category"), pooling=_SIM)
 
 
+def _sim_soft(model: ModelConfig) -> ModelConfig:
+    return replace(_shared(model), search=StageSpec("projected"), pooling=_SIM, objectives=(StageSpec("search_over_all"),))
+
+
 def _twin_hard(model: ModelConfig) -> ModelConfig:
     return replace(_twin(model), search=StageSpec("category"))
 
@@ -51,6 +55,7 @@ RIVALS: dict[str, Rival] = {
     "din": _staged("everything", "din"),
     "mean_pool": _mean_pool,
     "sim_hard": _sim_hard,
+    "sim_soft": _sim_soft,
     "twin_hard": _twin_hard,
 }
 """How each rival differs from DARE with the same widths, kept behaviors and extras. TWIN's variants keep the auxiliary loss: DARE's authors

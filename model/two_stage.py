@@ -36,6 +36,7 @@ class TwoStageModel(nn.Module):
         self.score = DareScore(attn, config.longest, config.same_item_bonus)
         parts = Parts(config, attn, representation, self.score)
         self.search = cast(Search, configured("search", config.search).build(parts))
+        parts = replace(parts, search=cast(nn.Module, self.search))
         self.encoder = None if config.encoder is None else cast(Encoder, configured("encoder", config.encoder).build(parts))
         self.pooling = cast(Pooling, configured("pooling", config.pooling).build(parts))
         extra = config.mass + num_features

@@ -22,12 +22,14 @@ _THIRD_PARTY = "dare_serving.stages"
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a stage may build upon: the model's configuration, its two embedding spaces and the score between them."""
+    """What a stage may build upon: the model's configuration, its two embedding spaces, the score between them and, where a stage comes after
+    it, the search."""
 
     config: ModelConfig
     attn: Space
     repr: Space
     score: DareScore
+    search: nn.Module | None = None
 
     @property
     def width(self) -> int:

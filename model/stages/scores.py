@@ -65,18 +65,20 @@ class DareScore(nn.Module):
         """The behaviors `index_MK` with their differentiable scores and recency buckets."""
         return self._kept(batch, content_ML.gather(1, index_MK), index_MK)
 
-    def of(self, batch: UserBatch, rows: Rows, index_MK: Tensor, allowed_MK: Tensor) -> Kept:
-        """The same for a search that found `index_MK` without this score; what is not `allowed_MK` is not kept."""
+    def of(self, batch: UserBatch, rows: Rows, index_MK: Tensor, allowed_MK: Tensor | None = None) -> Kept:
+        """The same for a search that found `index_MK` otherwise; what is not `allowed_MK` is not kept."""
         content_MK = torch.einsum("md,mkd->mk", rows.target_MD / math.sqrt(2 * self.space.width), rows.behavior_LD[index_MK])
         return self._kept(batch, content_MK, index_MK, allowed_MK)
 
+    def seen(self, batch: UserBatch, index_MK: Tensor) -> tuple[Tensor, Tensor]:
+        """Recency buckets of the behaviors `index_MK`, and whether the targets may see them: int64 and bool [M, K]."""
+        recency_MK = batch.length_T.repeat_interleave(batch.target_item_TC.shape[1])[:, None] - index_MK
+        return self.bucket[recency_MK.clamp(0, MAX_LENGTH)], (recency_MK >= 1) & (recency_MK <= self.longest)
+
     def _kept(self, batch: UserBatch, content_MK: Tensor, index_MK: Tensor, allowed_MK: Tensor | None = None) -> Kept:
-        candidates = batch.target_item_TC.shape[1]
-        recency_MK = batch.length_T.repeat_interleave(candidates)[:, None] - index_MK
-        valid_MK = (recency_MK >= 1) & (recency_MK <= self.longest)
+        bucket_MK, valid_MK = self.seen(batch, index_MK)
         if allowed_MK is not None:
             valid_MK = valid_MK & allowed_MK
-        bucket_MK = self.bucket[recency_MK.clamp(0, MAX_LENGTH)]
         score_MK = content_MK + self.recency_bias()[bucket_MK]
         if self.bonus is not None:
             score_MK = score_MK + self.bonus * (batch.item_key_L[index_MK] == batch.target_key_TC.reshape(-1, 1))

@@ -16,7 +16,7 @@ from model.stages.registry import Parts, register
 
 
 class Heads(nn.Module):
-    """Per head i: w_i = softmax_j((Q_i u) . (K_i r_j) / sqrt(d_h)), pooled_i = sum_j w_ij r_j. With `values` all V_i pooled_i are joined and
+    """Per head i: w_i = softmax_j((Q_i u) . (K_i r_j) / sqrt(d_h)), pooled_i = sum_j w_ij r_j. With `values` the V_i pooled_i are joined and
     mapped back to R, without the pooled_i themselves are laid side by side.
 
     Args: `width` R; `heads` H; `head_width` d_h; `values` whether there are value and output maps.
@@ -33,7 +33,7 @@ class Heads(nn.Module):
 
     def questions(self, target_MR: Tensor) -> Tensor:
         """K_i^T Q_i u / sqrt(d_h): what a behavior's content is multiplied with, [M, H, R]. Keys are never materialised."""
-        query_MHD = self.query(target_MR).unflatten(1, (self.heads, self.head_width)) / math.sqrt(self.head_width)
+        query_MHD = self.query(target_MR).view(-1, self.heads, self.head_width) / math.sqrt(self.head_width)
         return torch.einsum("mhd,hdr->mhr", query_MHD, self._by_head(self.key))
 
     def joined(self, pooled_MHR: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ class Heads(nn.Module):
         return mapped
 
     def _by_head(self, linear: nn.Linear) -> Tensor:
-        return linear.weight.unflatten(0, (self.heads, self.head_width))
+        return linear.weight.view(self.heads, self.head_width, -1)
 
 
 def attend(question_XQR: Tensor, content_XJR: Tensor, valid_XJ: Tensor) -> Tensor:
