@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,37 @@ I64 = npt.NDArray[np.int64]
 F64 = npt.NDArray[np.float64]
 Quality = dict[str, float | int]
 RULES = ("oracle", "newest same category", "newest", "random")
+
+
+class Judge(Protocol):
+    """What each behavior before a test candidate is worth: known relevance, or mutual information where none is known.
+
+    n candidates, sorted by (user, position); those of one moment (user, position) follow one another. `position` counts the behaviors
+    before the candidate.
+    """
+
+    @property
+    def user(self) -> I64: ...
+    @property
+    def position(self) -> I64: ...
+    @property
+    def item(self) -> I64: ...
+    @property
+    def timestamp(self) -> I64: ...
+    @property
+    def label(self) -> F64: ...
+
+    def dense(self, rows: slice) -> F64:
+        """Worth of every behavior before the moment `rows`: f64 [candidates, position]."""
+
+
+def moments(judge: Judge) -> Iterator[slice]:
+    """The candidates of one user at one position, moment by moment."""
+    new = np.ones(len(judge.user), dtype=bool)
+    new[1:] = (judge.user[1:] != judge.user[:-1]) | (judge.position[1:] != judge.position[:-1])
+    edges = np.append(np.flatnonzero(new), len(judge.user))
+    for first, last in zip(edges[:-1], edges[1:], strict=True):
+        yield slice(int(first), int(last))
 
 
 class TruthError(ValueError):
@@ -79,14 +111,6 @@ class Truth:
             relevance=relevance["relevance"].to_numpy().astype(np.float64),
         )
 
-    def moments(self) -> Iterator[slice]:
-        """The targets of one user at one position, moment by moment."""
-        new = np.ones(len(self.user), dtype=bool)
-        new[1:] = (self.user[1:] != self.user[:-1]) | (self.position[1:] != self.position[:-1])
-        bounds = np.append(np.flatnonzero(new), len(self.user))
-        for first, last in zip(bounds[:-1], bounds[1:], strict=True):
-            yield slice(int(first), int(last))
-
     def dense(self, rows: slice) -> F64:
         """Relevance of every behavior before the moment: f64 [targets, position]."""
         out = np.zeros((rows.stop - rows.start, int(self.position[rows.start])))
@@ -99,8 +123,8 @@ class Truth:
 class Tally:
     """Gains of what was kept, target by target: `add` in the order of the targets, then `quality`."""
 
-    def __init__(self, truth: Truth, kept: int) -> None:
-        self._truth = truth
+    def __init__(self, label: F64, kept: int) -> None:
+        self._label = label
         self._discount = 1 / np.log2(np.arange(2, kept + 2))
         self._mass, self._best, self._dcg, self._ideal = ([] for _ in range(4))  # type: tuple[list[F64], list[F64], list[F64], list[F64]]
 
@@ -116,70 +140,80 @@ class Tally:
 
     def quality(self) -> Quality:
         """`recall`: mass kept over the most that K behaviors can hold, mean over targets with any relevance; `ndcg` likewise with relevance
-        as gain; `auc_of_kept`: AUC of the relevance kept against the labels."""
+        as gain; `auc_of_kept`: AUC of the relevance kept against the labels.
+
+        Raises: ValueError when no target has any.
+        """
         mass, best, dcg, ideal = (np.concatenate(part) for part in (self._mass, self._best, self._dcg, self._ideal))
         some = best > 0
+        if not some.any():
+            raise ValueError(f"nothing before any of the {len(best)} test candidates is worth anything")
         return {
             "recall": float((mass[some] / best[some]).mean()),
             "ndcg": float((dcg[some] / ideal[some]).mean()),
-            "auc_of_kept": auc(self._truth.label, mass),
+            "auc_of_kept": auc(self._label, mass),
         }
 
 
-def bounds(truth: Truth, log: InteractionLog, kept: int, seed: int = 0) -> dict[str, Quality]:
-    """Quality of rules that need no model, and under "truth" the AUC of the true probability.
+def rules(judge: Judge, log: InteractionLog, kept: int, seed: int = 0) -> dict[str, Quality]:
+    """Quality of rules that need no model.
 
-    "oracle" keeps the greatest relevance; "newest same category" is hard search; "random" is drawn with `seed`.
+    "oracle" keeps the greatest worth; "newest same category" is hard search; "random" is drawn with `seed`.
     """
     rng = np.random.default_rng(seed)
-    tallies = {rule: Tally(truth, kept) for rule in RULES}
-    for rows in truth.moments():
-        relevance = truth.dense(rows)
-        targets, length = relevance.shape
-        start, size = log.user_start[truth.user[rows.start]], min(kept, length)
+    tallies = {rule: Tally(judge.label, kept) for rule in RULES}
+    for rows in moments(judge):
+        worth = judge.dense(rows)
+        targets, length = worth.shape
+        start, size = log.user_start[judge.user[rows.start]], min(kept, length)
         newest = np.tile(np.arange(length - 1, length - 1 - size, -1), (targets, 1))
         category = log.item_category[log.item[start : start + length]]
         same = np.full((targets, kept), -1)
-        for i, wanted in enumerate(log.item_category[truth.item[rows]]):
-            found = np.flatnonzero(category == wanted)[: -kept - 1 : -1]
+        for i, wanted in enumerate(log.item_category[judge.item[rows]]):
+            found = np.flatnonzero((category == wanted) & (wanted >= 0))[: -kept - 1 : -1]
             same[i, : len(found)] = found
-        tallies["oracle"].add(relevance, np.argsort(-relevance, axis=1, kind="stable")[:, :size])
-        tallies["newest same category"].add(relevance, same)
-        tallies["newest"].add(relevance, newest)
-        tallies["random"].add(relevance, rng.permuted(np.tile(np.arange(length), (targets, 1)), axis=1)[:, :size])
+        tallies["oracle"].add(worth, np.argsort(-worth, axis=1, kind="stable")[:, :size])
+        tallies["newest same category"].add(worth, same)
+        tallies["newest"].add(worth, newest)
+        tallies["random"].add(worth, rng.permuted(np.tile(np.arange(length), (targets, 1)), axis=1)[:, :size])
+    return {rule: tally.quality() for rule, tally in tallies.items()}
+
+
+def bounds(truth: Truth, log: InteractionLog, kept: int, seed: int = 0) -> dict[str, Quality]:
+    """`rules` by known relevance, and under "truth" the AUC of the true probability."""
     relevant = len(truth.relevance) / float(truth.position.sum())
     first: dict[str, Quality] = {
         "truth": {"auc": auc(truth.label, truth.probability), "relevant_share": relevant, "targets": len(truth.user)}
     }
-    return first | {rule: tally.quality() for rule, tally in tallies.items()}
+    return first | rules(truth, log, kept, seed)
 
 
 def runtime_quality(
-    runtime: ScoringRuntime, truth: Truth, log: InteractionLog, report: Callable[[int, int], None] = lambda done, of: None
+    runtime: ScoringRuntime, judge: Judge, log: InteractionLog, report: Callable[[int, int], None] = lambda done, of: None
 ) -> Quality:
     """Quality of a model's search as it is served, and the AUC and log loss of its click probabilities against the labels.
 
     Args: `report` is called with (targets done, of all).
     """
     item_hash = hash_item_ids(log.item_id)
-    tally = Tally(truth, runtime.max_kept)
-    probability = np.zeros(len(truth.user))
+    tally = Tally(judge.label, runtime.max_kept)
+    probability = np.zeros(len(judge.user))
     user, place, state = -1, 0, runtime.prepare(item_hash[:0], log.timestamp[:0])
-    for rows in truth.moments():
-        start = int(log.user_start[truth.user[rows.start]])
-        if truth.user[rows.start] != user:
-            user, place = int(truth.user[rows.start]), start
+    for rows in moments(judge):
+        start = int(log.user_start[judge.user[rows.start]])
+        if judge.user[rows.start] != user:
+            user, place = int(judge.user[rows.start]), start
             state = runtime.prepare(item_hash[:0], log.timestamp[:0])
-        end = start + int(truth.position[rows.start])
+        end = start + int(judge.position[rows.start])
         state = runtime.extend(state, item_hash[log.item[place:end]], log.timestamp[place:end])
         place = end
-        scored = runtime.score(state, item_hash[truth.item[rows]], int(truth.timestamp[rows.start]), explain=runtime.max_kept)
+        scored = runtime.score(state, item_hash[judge.item[rows]], int(judge.timestamp[rows.start]), explain=runtime.max_kept)
         assert scored.kept is not None
         probability[rows] = scored.click_probability_N
         # A model that reads only the newest behaviors counts positions from where its sequence begins.
         left_out = end - start - state.length
         index = scored.kept.index_NE
-        tally.add(truth.dense(rows), np.where(index >= 0, index + left_out, -1))
-        report(rows.stop, len(truth.user))
-    figures = {"auc": auc(truth.label, probability), "log_loss": log_loss(truth.label, probability)}
+        tally.add(judge.dense(rows), np.where(index >= 0, index + left_out, -1))
+        report(rows.stop, len(judge.user))
+    figures = {"auc": auc(judge.label, probability), "log_loss": log_loss(judge.label, probability)}
     return tally.quality() | figures

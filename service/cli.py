@@ -167,16 +167,36 @@ def evaluate(
 @study_app.command("search-quality")
 def study_search_quality(
     data: DataDir,
-    artifacts: Annotated[Path | None, typer.Option("--artifacts", help="directory of model versions; without: the bounds alone")] = None,
+    artifacts: Annotated[Path | None, typer.Option("--artifacts", help="directory of model versions; without: simple rules alone")] = None,
     version: Version = None,
     kept: Annotated[int, typer.Option("--kept", min=1, help="behaviors to keep, without --artifacts")] = 20,
+    most: Annotated[int, typer.Option("--targets", min=1, help="most test targets to judge by mutual information")] = 5000,
+    impressions: Impressions = False,
     seed: Seed = 0,
+    out: Annotated[Path | None, typer.Option("--out", help="directory for a dated report")] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare what a model's search keeps with the known relevance of `dare data synthetic`, beside an oracle and simple rules."""
+    """Judge what a model's search keeps, by known relevance (`dare data synthetic`) and by mutual information between categories (any data)."""
     from service.commands.study import search_quality_command
 
-    search_quality_command(data, artifacts, version, kept, seed, as_json)
+    search_quality_command(data, artifacts, version, kept, most, impressions, seed, out, as_json)
+
+
+@study_app.command("gradient-conflict")
+def study_gradient_conflict(
+    data: DataDir,
+    out: Annotated[Path, typer.Option("--out", help="directory for a dated report")] = Path("runs"),
+    preset: Annotated[str, typer.Option("--preset", help="default, demo or paper; its tables become shared")] = "paper",
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="passes over the targets; default: the preset's")] = None,
+    impressions: Impressions = False,
+    seed: Seed = 0,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="threads of training")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Train one set of tables for attention and content, and measure how far the two pull apart: cosine and size of their gradients."""
+    from service.commands.gradient_study import gradient_conflict_command
+
+    gradient_conflict_command(data, out, preset, epochs, seed, threads, impressions, as_json)
 
 
 @study_app.command("length")

@@ -23,7 +23,7 @@ from model.export import export
 from model.item_hash import hash_item_ids
 from model.metrics import auc
 from model.runtime import ScoringRuntime
-from model.search_quality import Tally, Truth, TruthError, bounds, runtime_quality
+from model.search_quality import Tally, Truth, TruthError, bounds, moments, runtime_quality
 from model.train import train
 from service.cli import app
 
@@ -61,7 +61,7 @@ def truth(folder: Path, log: InteractionLog) -> Truth:
 
 def test_recall_ndcg_and_auc_by_hand(truth: Truth) -> None:
     two = replace(truth, label=np.array([1.0, 0.0, 1.0]))
-    tally = Tally(two, 2)
+    tally = Tally(two.label, 2)
     relevance = np.array([[0.0, 0.5, 1.0, 0.25], [0.0, 0.0, 0.0, 0.0], [0.0, 0.8, 0.0, 0.0]])
     tally.add(relevance, np.array([[3, 2], [0, 1], [1, -1]]))
     quality = tally.quality()
@@ -76,7 +76,7 @@ def test_the_truth_is_read_back_target_by_target(folder: Path, log: InteractionL
     relevance = pl.read_parquet(folder / "data/truth/relevance.parquet")
     assert len(raw) == len(truth.user) > 200
     seen = 0
-    for rows in truth.moments():
+    for rows in moments(truth):
         dense = truth.dense(rows)
         mine = raw.filter(
             (pl.col("user_id") == int(log.user_id[truth.user[rows.start]])) & (pl.col("position") == int(truth.position[rows.start]))
@@ -93,8 +93,8 @@ def test_the_truth_is_read_back_target_by_target(folder: Path, log: InteractionL
 
 def test_hard_search_keeps_the_newest_of_the_category(log: InteractionLog, truth: Truth) -> None:
     """Another implementation of the rule, target by target."""
-    tally = Tally(truth, 4)
-    for rows in truth.moments():
+    tally = Tally(truth.label, 4)
+    for rows in moments(truth):
         start, length = log.user_start[truth.user[rows.start]], int(truth.position[rows.start])
         kept = np.full((rows.stop - rows.start, 4), -1)
         for i, item in enumerate(truth.item[rows]):
@@ -113,7 +113,7 @@ def test_a_served_models_search_is_judged_by_what_it_kept(folder: Path, log: Int
     runtime = ScoringRuntime.load(folder / f"artifacts-{longest}")
     item_hash = hash_item_ids(log.item_id)
     recall, probability = [], np.zeros(len(truth.user))
-    for rows in truth.moments():
+    for rows in moments(truth):
         start, length = int(log.user_start[truth.user[rows.start]]), int(truth.position[rows.start])
         first = 0 if longest is None else max(0, length - longest)
         part = slice(start + first, start + length)
@@ -162,8 +162,11 @@ def test_the_commands_from_generator_to_study(tmp_path: Path) -> None:
     assert trained["targets"] == "impressions"
     evaluated = run("evaluate", "--data", data, "--artifacts", artifacts, "--impressions", "--counts")
     assert evaluated["num_rows"] == trained["test"]["num_rows"] == evaluated["counts"]["num_rows"]  # type: ignore[index]
-    studied = run("study", "search-quality", "--data", data, "--artifacts", artifacts)
+    studied = run("study", "search-quality", "--data", data, "--artifacts", artifacts, "--out", str(tmp_path / "report"))
     assert studied["kept"] == 5
-    assert set(studied) == {"kept", "truth", "oracle", "newest same category", "newest", "random", trained["version"]}
+    rules = {"oracle", "newest same category", "newest", "random"}
+    assert set(studied["relevance"]) == {"truth", trained["version"]} | rules  # type: ignore[call-overload]
+    assert set(studied["mutual_information"]) == {"measure", trained["version"]} | rules  # type: ignore[call-overload]
+    assert {path.suffix for path in (tmp_path / "report").glob("20??-??-??-search-quality.*")} == {".md", ".json", ".png"}
     alone = run("study", "search-quality", "--data", data, "--kept", "5")
-    assert alone["random"] == studied["random"]
+    assert alone["relevance"]["random"] == studied["relevance"]["random"]  # type: ignore[index]
