@@ -51,6 +51,7 @@ RIVALS: dict[str, Rival] = {
     "twin_no_tr": lambda model: replace(_twin(model), target_aware=False),
     "twin_4e": lambda model: replace(model, tables="untied"),
     "twin_proj": lambda model: replace(model, tables="projected"),
+    "transact_like": _staged("nearest_and_newest", "max", "transformer"),
     "stca_like": _staged("everything", "stacked_cross_attention"),
     "din": _staged("everything", "din"),
     "mean_pool": _mean_pool,
