@@ -19,7 +19,7 @@ ENCODER = StageSpec("transformer", {"layers": 2, "heads": 3, "head_width": 4, "h
 CONFIG = replace(SMALL, attn_width=6, tables="shared", encoder=ENCODER, pooling=StageSpec("max"))
 
 
-def encoded(encoder: Any, content_KR: Tensor, target_R: Tensor) -> Tensor:
+def encoded(encoder: Any, content_KR: Tensor, target_R: Tensor) -> Any:
     """The equations for one target whose slots are all valid."""
     x = content_KR @ encoder.of_behavior.weight.T + encoder.of_behavior.bias + encoder.of_target.weight @ target_R
     for layer in encoder.layers:
