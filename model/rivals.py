@@ -34,6 +34,14 @@ def _sim_soft(model: ModelConfig) -> ModelConfig:
     return replace(_shared(model), search=StageSpec("projected"), pooling=_SIM, objectives=(StageSpec("search_over_all"),))
 
 
+def _eta(model: ModelConfig) -> ModelConfig:
+    return replace(_shared(model), search=StageSpec("simhash"), pooling=StageSpec("multi_head"))
+
+
+def _sdim(model: ModelConfig) -> ModelConfig:
+    return replace(_shared(model), search=StageSpec("everything"), pooling=StageSpec("hash_bucket"))
+
+
 def _twin_hard(model: ModelConfig) -> ModelConfig:
     return replace(_twin(model), search=StageSpec("category"))
 
@@ -57,6 +65,8 @@ RIVALS: dict[str, Rival] = {
     "mean_pool": _mean_pool,
     "sim_hard": _sim_hard,
     "sim_soft": _sim_soft,
+    "eta": _eta,
+    "sdim": _sdim,
     "twin_hard": _twin_hard,
 }
 """How each rival differs from DARE with the same widths, kept behaviors and extras. TWIN's variants keep the auxiliary loss: DARE's authors

@@ -22,8 +22,8 @@ _THIRD_PARTY = "dare_serving.stages"
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a stage may build upon: the model's configuration, its two embedding spaces, the score between them and, where a stage comes after
-    it, the search."""
+    """What a stage may build upon: the model's configuration, its two embedding spaces, the score between them and, for stages that come
+    after it, the search."""
 
     config: ModelConfig
     attn: Space

@@ -52,7 +52,7 @@ class DareScore(nn.Module):
         """Recency bias of every behavior for every target, -inf where the target must not see it: [T, L]."""
         bias_P = self.recency_bias()
         if torch.compiler.is_exporting():
-            bias_TL = bias_P[self.bucket[batch.recency_TL().clamp(0, MAX_LENGTH)]]
+            bias_TL = bias_P[self.buckets(batch)]
             return bias_TL.masked_fill(~self.visible(batch), NEG_INF)
         length = len(batch.item_L)
         # Place x holds recency L - x: target t reads a window that starts at L - length_T. A tenth of the time of gathering T * L values.
@@ -60,6 +60,10 @@ class DareScore(nn.Module):
         seen = min(length, self.longest)
         by_place[length - seen : length] = bias_P[self.bucket[torch.arange(seen, 0, -1)]]
         return by_place.unfold(0, length, 1)[length - batch.length_T]
+
+    def buckets(self, batch: UserBatch) -> Tensor:
+        """Recency bucket of every behavior for every target, 0 for those at or after it: int64 [T, L]."""
+        return self.bucket[batch.recency_TL().clamp(0, MAX_LENGTH)]
 
     def at(self, batch: UserBatch, content_ML: Tensor, index_MK: Tensor) -> Kept:
         """The behaviors `index_MK` with their differentiable scores and recency buckets."""

@@ -26,7 +26,7 @@ class ScoresAll(Protocol):
 
 
 class SearchOverAll(nn.Module):
-    """Binary cross-entropy of a click from sum_j score_j r(j, p_j) over all visible j, not softmaxed; u = r(t, 0), and a head of its own."""
+    """Binary cross-entropy of a click from sum_j score_j r(j, p_j) over all visible j, not softmaxed, with a head of its own."""
 
     def __init__(self, search: ScoresAll, parts: Parts, hidden: tuple[int, int]) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ from model.stages.registry import Parts, register
 
 
 class Heads(nn.Module):
-    """Per head i: w_i = softmax_j((Q_i u) . (K_i r_j) / sqrt(d_h)), pooled_i = sum_j w_ij r_j. With `values` the V_i pooled_i are joined and
+    """Per head i: w_i = softmax_j((Q_i u) . (K_i r_j) / sqrt(d_h)), pooled_i = sum_j w_ij r_j. With `values` V_i pooled_i are joined and
     mapped back to R, without the pooled_i themselves are laid side by side.
 
     Args: `width` R; `heads` H; `head_width` d_h; `values` whether there are value and output maps.

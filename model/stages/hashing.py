@@ -1,0 +1,29 @@
+"""Random hyperplane hashes: vectors at a small angle share most bits (SimHash)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Hyperplanes(nn.Module):
+    """bit_i(x) = whether <x, plane_i> is 0 or more. Args: `width` of x; `bits`; `seed` of the planes, which are never trained.
+
+    The sign is taken in float64: no runtime's order of summation moves a float32 product across zero.
+    """
+
+    def __init__(self, width: int, bits: int, seed: int) -> None:
+        super().__init__()
+        self.planes: Tensor
+        made = torch.randn(width, bits, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        self.register_buffer("planes", made)
+
+    def forward(self, rows_XD: Tensor) -> Tensor:
+        """bool [X, bits]."""
+        return rows_XD.detach().double() @ self.planes >= 0
+
+
+def checked(name: str, value: object, least: int, most: int) -> None:
+    """Raises: ValueError naming an option that is not an integer in `least`..`most`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ValueError(f"{name} must be an integer in {least}..{most}, got {value!r}")
