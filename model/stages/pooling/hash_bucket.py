@@ -34,7 +34,8 @@ class HashBucket(nn.Module):
     def signatures(self, rows_XD: Tensor) -> Tensor:
         """The bucket of every row in every hash: int64 [X, g], 0..2^b - 1."""
         bits_XGB = self.hashes(rows_XD).view(-1, self.num_hashes, len(self.power))
-        return (bits_XGB * self.power).sum(dim=2)
+        bucket_XG: Tensor = (bits_XGB * self.power).sum(dim=2)
+        return bucket_XG
 
     def forward(self, batch: UserBatch, kept: Kept, content: Content) -> Tensor:
         num_targets, candidates = batch.target_item_TC.shape

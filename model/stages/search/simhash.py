@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from model.batch import UserBatch
@@ -35,7 +34,8 @@ class SimHashSearch(nn.Module):
         target_MX, behavior_LX = self.hashes(attn.target_MD).float(), self.hashes(attn.behavior_LD).float()
         both_ML = target_MX @ behavior_LX.T
         differ_ML = target_MX.sum(dim=1, keepdim=True) + behavior_LX.sum(dim=1) - 2 * both_ML
-        return target_MX.shape[1] - differ_ML
+        equal_ML: Tensor = target_MX.shape[1] - differ_ML
+        return equal_ML
 
 
 @register("search", "simhash", "ETA (arXiv 2108.04468)")
