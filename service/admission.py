@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from service.errors import Problem
 from service.metrics import Metrics
 
+_REASONS = ("queue_full", "queue_slow", "queue_wait", "client_gone")
 _WEIGHT = 0.05
 """Of the newest observation in the moving average of how long a permit is held."""
 
@@ -44,19 +45,35 @@ class Admission:
     """
 
     def __init__(self, work: str, permits: int, queue_length: int, queue_wait_s: float, retry_after_s: int, metrics: Metrics) -> None:
-        self._work = work
         self._permits = self._free = permits
         self._held_s = 0.0
         self._queue_length = queue_length
         self._queue_wait_s = queue_wait_s
         self._retry_after_s = retry_after_s
-        self._metrics = metrics
+        # Children are looked up once: their look-up costs as much as a refusal.
+        self._in_flight, self._waits = metrics.in_flight.labels(work), metrics.waiting.labels(work)
+        self._refused = {reason: metrics.refused.labels(work, reason) for reason in _REASONS}
         self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()
 
     @property
     def idle(self) -> bool:
         """Whether a permit is free and nobody waits: time for what can be left undone."""
         return self._free > 0
+
+    def refusal(self) -> Problem | None:
+        """The answer, counted, to whoever would be refused on arrival; None for who gets a permit or may wait for one."""
+        if self._free:
+            return None
+        self._drop_expired(time.monotonic())
+        waiting = len(self._waiting)
+        if waiting >= self._queue_length:
+            return self._overloaded("queue_full", f"{waiting} requests are waiting already")
+        # Whoever would wait in vain is told at once, while the caller can still do something else. Half the longest wait is planned
+        # with: times vary, and who is told only at the end of the wait has lost most. The first in line always waits.
+        expected_s = (waiting + 1) * self._held_s / self._permits
+        if waiting and expected_s > self._queue_wait_s / 2:
+            return self._overloaded("queue_slow", f"a wait of {expected_s * 1e3:.0f} ms is to be expected")
+        return None
 
     @asynccontextmanager
     async def permit(self, deadline: Deadline, gone: Callable[[], Awaitable[None]] | None = None) -> AsyncIterator[float]:
@@ -70,7 +87,7 @@ class Admission:
             self._free -= 1
         else:
             await self._turn(started, deadline, gone)
-        self._metrics.in_flight.labels(self._work).inc()
+        self._in_flight.inc()
         began = time.monotonic()
         try:
             # Work that nobody waits for any more is dropped before it costs compute.
@@ -78,24 +95,18 @@ class Admission:
             yield (began - started) * 1e3
         finally:
             self._held_s += _WEIGHT * (time.monotonic() - began - self._held_s)
-            self._metrics.in_flight.labels(self._work).dec()
+            self._in_flight.dec()
             self._hand_on()
 
     async def _turn(self, started: float, deadline: Deadline, gone: Callable[[], Awaitable[None]] | None) -> None:
-        self._drop_expired(started)
-        if len(self._waiting) >= self._queue_length:
-            raise self._refused("queue_full", f"{len(self._waiting)} requests are waiting already")
+        if (refusal := self.refusal()) is not None:
+            raise refusal
         left_s = deadline.left_s()
         wait_s = min(self._queue_wait_s, left_s)
-        # Whoever would wait in vain is told at once, while the caller can still do something else. Half the longest wait is planned
-        # with: times vary, and who is told only at the end of the wait has lost most. The first in line always waits.
-        expected_s = (len(self._waiting) + 1) * self._held_s / self._permits
-        if self._waiting and expected_s > self._queue_wait_s / 2:
-            raise self._refused("queue_slow", f"a wait of {expected_s * 1e3:.0f} ms is to be expected")
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         place = (started + wait_s, turn)
         self._waiting.append(place)
-        self._metrics.waiting.labels(self._work).inc()
+        self._waits.inc()
         leaving = None if gone is None else asyncio.ensure_future(gone())
         try:
             await asyncio.wait({turn} if leaving is None else {turn, leaving}, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
@@ -104,7 +115,7 @@ class Admission:
                 self._hand_on()
             raise
         finally:
-            self._metrics.waiting.labels(self._work).dec()
+            self._waits.dec()
             if not turn.done():
                 self._waiting.remove(place)
                 turn.cancel()
@@ -113,12 +124,12 @@ class Admission:
         if not turn.cancelled():
             return
         if leaving is not None and leaving.done() and not leaving.cancelled():
-            self._metrics.refused.labels(self._work, "client_gone").inc()
+            self._refused["client_gone"].inc()
             raise Problem(400, "the client went away while waiting", kind="client-gone")
         # What bounded the wait decides, not the clock: the timer may end a wait a little early.
         if left_s <= self._queue_wait_s:
             raise deadline.missed("a thread was free")
-        raise self._refused("queue_wait", f"no thread was free within {wait_s * 1e3:.0f} ms")
+        raise self._overloaded("queue_wait", f"no thread was free within {wait_s * 1e3:.0f} ms")
 
     def _hand_on(self) -> None:
         self._drop_expired(time.monotonic())
@@ -134,6 +145,6 @@ class Admission:
                 turn.cancel()
             self._waiting = deque(place for place in self._waiting if not place[1].cancelled())
 
-    def _refused(self, reason: str, detail: str) -> Problem:
-        self._metrics.refused.labels(self._work, reason).inc()
+    def _overloaded(self, reason: str, detail: str) -> Problem:
+        self._refused[reason].inc()
         return Problem(503, f"overloaded: {detail}", retry_after_s=self._retry_after_s, kind="overloaded")

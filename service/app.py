@@ -23,6 +23,7 @@ from service.console import console_router
 from service.drain import Drain
 from service.errors import Problem
 from service.file_store import FileStore
+from service.gate import Gate
 from service.memory_store import MemoryStore
 from service.metrics import Metrics
 from service.models import Models
@@ -87,8 +88,10 @@ def create_app(settings: Settings, store: BehaviorStore | None = None, clock: Ca
     opened = open_store(settings.store, settings, lambda kind: metrics.store_failures.labels(kind).inc()) if store is None else store
     opened.on_erased(models.forget)
     queue = (settings.queue_length, settings.queue_wait_ms / 1e3, settings.retry_after_s, metrics)
-    scorer = Scorer(settings, models, opened, metrics, Admission("score", settings.inference_threads, *queue))
-    behaviors = UserBehaviors(settings, models, opened, metrics, Admission("store", settings.store_threads, *queue))
+    scoring, storing = Admission("score", settings.inference_threads, *queue), Admission("store", settings.store_threads, *queue)
+    scorer = Scorer(settings, models, opened, metrics, scoring)
+    behaviors = UserBehaviors(settings, models, opened, metrics, storing)
+    gate = Gate({b"/v1/score": scoring, b"/v1/score:batch": scoring, b"/v1/recommend": scoring, b"/v1/behaviors": storing}, metrics)
     drain = Drain(settings.drain_s)
 
     @asynccontextmanager
@@ -112,7 +115,7 @@ def create_app(settings: Settings, store: BehaviorStore | None = None, clock: Ca
         separate_input_output_schemas=False,
         telemetry=tracing.telemetry(),
     )
-    app.state.models, app.state.metrics = models, metrics
+    app.state.models, app.state.metrics, app.state.gate = models, metrics, gate
     app.include_router(create_router(settings, callers, scorer, behaviors, models, metrics, tracing, clock))
     app.include_router(open_inference_router(settings, callers, scorer, models, metrics, clock, lambda: drain.draining))
     app.include_router(console_router(callers, behaviors, models))

@@ -13,6 +13,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.errors import Problem, problem_response
+from service.gate import Gate
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -24,13 +25,14 @@ _PROGRESS_BYTES = 65_536
 
 class BoundedConnection(HttpToolsProtocol):
     """One connection. `idle_s` longest time until a request's head is complete, and without progress of the answer; `most` connections at a
-    time; `max_header_bytes` of one request's head."""
+    time; `max_header_bytes` of one request's head; `gate` answers what is refused before it is read."""
 
     idle_s = 15.0
     most = 1000
     max_header_bytes = 32_768
     retry_after_s = 1
     metrics: Metrics
+    gate: Gate
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -38,6 +40,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._stalled: asyncio.TimerHandle | None = None
         self._in_head = False
         self._head_bytes = 0
+        self._refusal: bytes | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -70,7 +73,26 @@ class BoundedConnection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        super().on_headers_complete()
+        answering = self.cycle is not None and not self.cycle.response_complete
+        # Whoever waits for a 100, or still for another answer, takes the way of every request.
+        if not (answering or self.expect_100_continue):
+            self._refusal = self.gate.refusal(self.parser.get_method(), self.url, self.headers)
+        if self._refusal is None:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if self._refusal is None:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if self._refusal is None:
+            super().on_message_complete()
+            return
+        self.transport.write(self._refusal)
+        self._refusal = None
+        self._head_arrived()
+        if not self.parser.should_keep_alive():
+            self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
         self._answer(Problem(400, "the request is not HTTP", kind="not-http"))
@@ -140,14 +162,15 @@ def connections_allowed(settings: Settings) -> int:
     return settings.max_connections
 
 
-def server_options(settings: Settings, metrics: Metrics) -> dict[str, Any]:
-    """What `uvicorn.Config` and `uvicorn.run` are given beside the application."""
+def server_options(settings: Settings, metrics: Metrics, gate: Gate) -> dict[str, Any]:
+    """What `uvicorn.Config` and `uvicorn.run` are given beside the application: `gate` and `metrics` are its own."""
     limits = {
         "idle_s": settings.idle_timeout_s,
         "most": connections_allowed(settings),
         "max_header_bytes": settings.max_header_bytes,
         "retry_after_s": settings.retry_after_s,
         "metrics": metrics,
+        "gate": gate,
     }
     return {
         "host": settings.host,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import string
+from collections.abc import Iterable
 
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
@@ -42,7 +43,7 @@ class RequestContext:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _given_id(scope) or secrets.token_hex(16)
+        request_id = given_id(scope["headers"]) or secrets.token_hex(16)
         scope.setdefault("state", {})["request_id"] = request_id
         status = None
 
@@ -72,10 +73,11 @@ class RequestContext:
             self._metrics.requests.labels(getattr(route, "path_format", "unmatched"), str(status or "aborted")).inc()
 
 
-def _given_id(scope: Scope) -> str | None:
-    for name, value in scope["headers"]:
+def given_id(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """The id that a caller gives a request; None for none, or one that cannot be used."""
+    for name, value in headers:
         if name == b"x-request-id":
-            text: str = value.decode("latin-1")
+            text = value.decode("latin-1")
             return text if 0 < len(text) <= 128 and set(text) <= _ALLOWED else None
     return None
 

@@ -141,7 +141,7 @@ def _serve(settings: Settings, listening: socket.socket, parent: Connection) -> 
             parent.send("ready")
             threading.Thread(target=_stop_with, args=(parent,), daemon=True).start()
 
-    Announcing(uvicorn.Config(app, **server_options(settings, app.state.metrics))).run(sockets=[listening])
+    Announcing(uvicorn.Config(app, **server_options(settings, app.state.metrics, app.state.gate))).run(sockets=[listening])
 
 
 def _stop_with(parent: Connection) -> None:

@@ -38,7 +38,7 @@ def run(settings: Settings, store: BehaviorStore | None = None) -> None:
     """Serve until stopped."""
     log_to_stderr()
     app = create_app(settings, store)
-    uvicorn.run(app, **server_options(settings, app.state.metrics))
+    uvicorn.run(app, **server_options(settings, app.state.metrics, app.state.gate))
 
 
 def load_command(data: Path, store: str, skip_bad_rows: bool) -> None:

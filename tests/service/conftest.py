@@ -50,7 +50,7 @@ class Server:
         app = create_app(settings, store, clock)
         self.app, self.models = app, app.state.models
         self._server = uvicorn.Server(
-            uvicorn.Config(app, **server_options(settings, app.state.metrics) | {"port": 0, "log_level": "critical"})
+            uvicorn.Config(app, **server_options(settings, app.state.metrics, app.state.gate) | {"port": 0, "log_level": "critical"})
         )
         self._thread = threading.Thread(target=self._server.run)
         self._thread.start()

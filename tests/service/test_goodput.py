@@ -40,7 +40,7 @@ for user in range(20):
     store.load(f"long-{user}", hash_item_ids(items), np.arange(1_600_000_000, 1_600_005_000, dtype=np.int64))
 settings = Settings(artifacts=Path(sys.argv[1]), port=0, inference_threads=int(sys.argv[2]))
 app = create_app(settings, store)
-Announcing(uvicorn.Config(app, **server_options(settings, app.state.metrics))).run()
+Announcing(uvicorn.Config(app, **server_options(settings, app.state.metrics, app.state.gate))).run()
 """
 
 

@@ -168,7 +168,7 @@ class Announcing(uvicorn.Server):
 
 settings = Settings(artifacts=Path(sys.argv[1]), port=0)
 app = create_app(settings)
-Announcing(uvicorn.Config(app, **server_options(settings, app.state.metrics))).run()
+Announcing(uvicorn.Config(app, **server_options(settings, app.state.metrics, app.state.gate))).run()
 """
 
 

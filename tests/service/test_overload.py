@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
+import json
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -75,6 +78,49 @@ def test_beyond_the_queue_a_request_is_refused_at_once(tiny: Tiny, path: str, bo
         assert f'dare_refused_total{{reason="queue_full",work="{work}"}} 1.0' in metrics
         assert f'dare_in_flight{{work="{work}"}} 1.0' in metrics
         assert not under_way.done()
+
+
+def raw(body: bytes, *headers: str) -> bytes:
+    lines = ["POST /v1/score HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def test_a_refusal_comes_without_reading_and_leaves_the_connection_usable(tiny: Tiny) -> None:
+    with busy(tiny, "/v1/score", SCORE, queue_length=0, retry_after_s=7) as (server, _):
+        with socket.create_connection((server.client.base_url.host, server.client.base_url.port), timeout=30) as connection:
+            answers = connection.makefile("rb")
+
+            def answer() -> tuple[bytes, dict[str, str], bytes]:
+                status = answers.readline()
+                headers = http.client.parse_headers(answers)
+                return status, dict(headers), answers.read(int(headers["content-length"]))
+
+            # Neither is JSON: nobody looks. The second request is on its way before the first is answered.
+            first = raw(b"x" * 100_000, "X-Request-ID: mine")
+            connection.sendall(first[:150])
+            connection.sendall(first[150:] + raw(b"", 'X-Request-ID: "bad'))
+            status, headers, body = answer()
+            assert status == b"HTTP/1.1 503 Service Unavailable\r\n" and headers["retry-after"] == "7"
+            assert headers["x-request-id"] == "mine" and json.loads(body)["request_id"] == "mine"
+            assert len(json.loads(answer()[2])["request_id"]) == 32
+            connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert answer()[0] == b"HTTP/1.1 200 OK\r\n"
+            connection.sendall(raw(b"x", "Connection: close"))
+            assert answer()[0] == b"HTTP/1.1 503 Service Unavailable\r\n" and answers.read() == b""
+        metrics = server.client.get("/metrics").text
+        assert 'dare_requests_total{route="/v1/score",status="503"} 3.0' in metrics
+        assert 'dare_refused_total{reason="queue_full",work="score"} 3.0' in metrics
+
+
+@pytest.mark.parametrize("path", ["/v1/score:batch", "/v1/recommend", "/v2/models/dare/infer"])
+def test_whatever_needs_a_thread_is_refused(tiny: Tiny, path: str) -> None:
+    infer = {"inputs": [{"name": n, "shape": [1], "datatype": "BYTES", "data": ["u"]} for n in ("user_id", "candidates")]}
+    bodies: dict[str, Any] = {"/v1/recommend": {"user_id": "u"}, "/v2/models/dare/infer": infer}
+    with busy(tiny, "/v1/score", SCORE, queue_length=0, retry_after_s=7) as (server, _):
+        answer = server.client.post(path, json=bodies.get(path))
+        assert "waiting already" in refused(answer)
+        if path.startswith("/v2"):
+            assert "waiting already" in answer.json()["error"]
 
 
 def test_a_wait_too_long_is_refused(tiny: Tiny) -> None:

@@ -29,7 +29,7 @@ class Announcing(uvicorn.Server):
 
 settings = Settings(artifacts=Path(sys.argv[1]), port=0, drain_s=0.5, queue_wait_ms=60_000)
 app = create_app(settings)
-Announcing(uvicorn.Config(app, **server_options(settings, app.state.metrics))).run()
+Announcing(uvicorn.Config(app, **server_options(settings, app.state.metrics, app.state.gate))).run()
 """
 BODY = json.dumps({"user_id": "u", "candidates": [f"item-{i}" for i in range(200)]}).encode()
 
