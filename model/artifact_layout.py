@@ -11,7 +11,7 @@ from model.config import ModelConfig, from_dict
 from model.embedding_rows import TWO_SIDED
 from model.features import FEATURE_NAMES, ITEM_STATISTICS, POPULARITY_DAYS
 from model.popularity import DAYS
-from model.recency import NUM_BUCKETS
+from model.recency import NUM_AGES, NUM_BUCKETS
 
 _CONFIG_KEYS = ("model", "scoring", "train", "feature_names", "data", "as_of")
 _MODEL_KEYS = ("attn_width", "repr_width", "kept", "longest", "hidden", "features")
@@ -56,10 +56,11 @@ def check_layout(artifact: Artifact) -> ModelConfig:
     }
     if scoring == "kernels":
         shapes |= _head_shapes(config, len(features))
+    times = NUM_BUCKETS * NUM_AGES if config.ages else NUM_BUCKETS
     for space, width in (("attn", config.attn_width), ("repr", config.repr_width)):
         if space == "attn" and config.tables == "shared":
             continue
-        for name, size in (("item", sides * rows), ("category", sides * categories), ("recency", NUM_BUCKETS)):
+        for name, size in (("item", sides * rows), ("category", sides * categories), ("recency", times)):
             shapes[f"{space}_{name}"] = ("float32", (size, width))
     for name in ("item_id", "item_text"):
         shapes[name], shapes[f"{name}_start"] = ("uint8", (None,)), ("int64", (items + 1,))

@@ -29,6 +29,7 @@ class ModelConfig:
     `longest` cuts a history to its newest behaviors (None: the whole history).
     `mass` gives the head the log mass of the kept scores, `same_item_bonus` a learned score bonus for behaviors of the target's own item,
     `features` the counts, ages, item statistics and taste of `model.features`; all three are what plain softmax attention discards.
+    `ages` adds how long ago a behavior was, in hours, to how many places back it is, in both stages.
     `tables`: "decoupled" an attention and a representation set (DARE), "shared" one set for both (TWIN), "untied" each of the two split
     again between targets and behaviors, "projected" one set seen through linear maps. `search`, `encoder`, `pooling` and `objectives` name
     stages (docs/stages.md); `target_aware` multiplies the interest with the target.
@@ -43,6 +44,7 @@ class ModelConfig:
     mass: bool = True
     same_item_bonus: bool = True
     features: bool = True
+    ages: bool = False
     tables: str = "decoupled"
     search: StageSpec = StageSpec("exact")
     encoder: StageSpec | None = None

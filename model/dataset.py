@@ -85,6 +85,8 @@ class Examples:
             target_category_TC=torch.from_numpy(vocabulary.category_row[candidate]),
             target_key_TC=torch.from_numpy(candidate),
             extra_TCE=torch.from_numpy(self.extra[rows]),
+            time_L=torch.from_numpy(log.timestamp[start : max(end, start + 1)]),
+            time_T=torch.from_numpy(self.targets.timestamp[picked]),
         )
 
     def _window(self, log: InteractionLog, picked: npt.NDArray[np.intp]) -> tuple[int, int]:

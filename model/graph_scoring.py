@@ -40,7 +40,7 @@ class GraphScoring:
         why = f"onnxruntime {self._version}: the compiled kernels do not compute this model's stages"
         return {"search": {"asked": "score.onnx"}, "ranking": {"backend": "onnxruntime", "reason": why}}
 
-    def score(self, state: UserState, candidates: Candidates, extra_NE: F32) -> Ranked:
+    def score(self, state: UserState, candidates: Candidates, timestamp: int, extra_NE: F32) -> Ranked:
         """Score every candidate. The graph does not tell its stages apart: the whole time counts as ranking."""
         length = state.length
         padded = max(length, self._least)

@@ -27,3 +27,15 @@ def bucket_of_recency() -> npt.NDArray[np.int32]:
 
 
 NUM_BUCKETS = int(bucket_of_recency()[-1]) + 1
+
+NUM_AGES = 64
+"""Buckets of a behavior's age: less than an hour, then four per doubling, the last from 6 years on."""
+
+
+@lru_cache(maxsize=1)
+def bucket_of_hours() -> npt.NDArray[np.int32]:
+    """Age bucket of every age in whole hours, 0 up to the last bucket's first: int32, non-decreasing from 0."""
+    bucket = np.floor(_PER_DOUBLING * np.log2(1 + np.arange(2 ** (NUM_AGES // _PER_DOUBLING)))).astype(np.int32)
+    found: npt.NDArray[np.int32] = bucket[: int(np.searchsorted(bucket, NUM_AGES - 1)) + 1].copy()
+    found.setflags(write=False)
+    return found

@@ -139,7 +139,7 @@ class ScoringRuntime:
         catalogue, item_row, category_row = self._places(candidate_hash_N)
         candidates = Candidates(candidate_hash_N, item_row, category_row, self._embedding.attn(item_row, category_row, target=True))
         extra = self._features(state, candidate_hash_N, catalogue, timestamp)
-        ranked = self._scoring.score(state, candidates, extra)
+        ranked = self._scoring.score(state, candidates, timestamp, extra)
         kept = self._kept(ranked.index_NK, ranked.score_NK, explain) if explain else None
         rank_ms = (time.perf_counter() - started) * 1e3 - ranked.search_ms
         return Scored(ranked.click_probability_N, item_row == 1, ranked.search_ms, rank_ms, kept)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from model.batch import UserBatch
 from model.config import ModelConfig
-from model.recency import NUM_BUCKETS
+from model.recency import NUM_AGES, NUM_BUCKETS
 from model.tables_layout import PADDING_ROW
 
 FIELDS = ("item", "category", "recency")
@@ -35,7 +35,7 @@ class Space(Protocol):
         """Rows of every batch."""
 
     def recency_PD(self) -> Tensor:
-        """Recency vectors of behaviors, [P, d]."""
+        """Recency vectors of behaviors, [P, d]; with ages, of every pair of recency and age: [P * NUM_AGES, d]."""
 
     def target_time_D(self) -> Tensor:
         """The recency vector of the target, [d]."""
@@ -51,9 +51,10 @@ class Tables(nn.Module):
         num_items, num_categories: rows including padding and unknown.
         width: d, per field.
         std: of the normal initialisation.
+        ages: a table of age buckets [NUM_AGES, d] is added to that of recency.
     """
 
-    def __init__(self, num_items: int, num_categories: int, width: int, std: float) -> None:
+    def __init__(self, num_items: int, num_categories: int, width: int, std: float, ages: bool = False) -> None:
         super().__init__()
         self.width = width
         self.item = nn.Embedding(num_items, width, padding_idx=PADDING_ROW)
@@ -64,6 +65,9 @@ class Tables(nn.Module):
                 table.weight.normal_(0.0, std)
             self.item.weight[PADDING_ROW] = 0.0
             self.category.weight[PADDING_ROW] = 0.0
+        self.age = nn.Embedding(NUM_AGES, width) if ages else None
+        if self.age is not None:
+            nn.init.normal_(self.age.weight, 0.0, std)
 
     def content(self, item: Tensor, category: Tensor) -> Tensor:
         """[item ; category] rows: [..., 2d]."""
@@ -79,13 +83,15 @@ class Tables(nn.Module):
 
     def recency_PD(self) -> Tensor:
         weight: Tensor = self.recency.weight
-        return weight
+        return weight if self.age is None else (weight[:, None] + self.age.weight).flatten(0, 1)
 
     def target_time_D(self) -> Tensor:
         weight: Tensor = self.recency.weight
-        return weight[0]
+        return weight[0] if self.age is None else weight[0] + self.age.weight[0]
 
     def table(self, field: str, of_target: bool) -> Tensor:
+        if field == "recency":
+            return self.recency_PD()
         weight: Tensor = getattr(self, field).weight
         return weight
 
@@ -93,11 +99,11 @@ class Tables(nn.Module):
 class UntiedTables(nn.Module):
     """Two sets of tables that share no weight, one for behaviors and one for targets. Args: as `Tables`."""
 
-    def __init__(self, num_items: int, num_categories: int, width: int, std: float) -> None:
+    def __init__(self, num_items: int, num_categories: int, width: int, std: float, ages: bool = False) -> None:
         super().__init__()
         self.width = width
-        self.behavior = Tables(num_items, num_categories, width, std)
-        self.target = Tables(num_items, num_categories, width, std)
+        self.behavior = Tables(num_items, num_categories, width, std, ages)
+        self.target = Tables(num_items, num_categories, width, std, ages)
 
     def rows(self, batches: Sequence[UserBatch]) -> list[Rows]:
         behavior, target = self.behavior.rows(batches), self.target.rows(batches)
@@ -161,13 +167,13 @@ def build_spaces(config: ModelConfig, num_items: int, num_categories: int) -> tu
     """
 
     def made(kind: type[Tables] | type[UntiedTables], width: int) -> Tables | UntiedTables:
-        return kind(num_items, num_categories, width, config.init_std)
+        return kind(num_items, num_categories, width, config.init_std, config.ages)
 
     if config.tables in ("decoupled", "untied"):
         kind = Tables if config.tables == "decoupled" else UntiedTables
         attn, representation = made(kind, config.attn_width), made(kind, config.repr_width)
         return nn.ModuleList([attn, representation]), attn, representation
-    shared = Tables(num_items, num_categories, config.repr_width, config.init_std)
+    shared = Tables(num_items, num_categories, config.repr_width, config.init_std, config.ages)
     if config.tables == "shared":
         return nn.ModuleList([shared]), shared, shared
     mapped = MappedTables(shared, config.attn_width), MappedTables(shared, config.repr_width)

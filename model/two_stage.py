@@ -33,7 +33,7 @@ class TwoStageModel(nn.Module):
         self.config = config
         self.tables, attn, representation = build_spaces(config, num_items, num_categories)
         self.spaces = (attn, representation)
-        self.score = DareScore(attn, config.longest, config.same_item_bonus)
+        self.score = DareScore(attn, config.longest, config.same_item_bonus, config.ages)
         parts = Parts(config, attn, representation, self.score)
         self.search = cast(Search, configured("search", config.search).build(parts))
         parts = replace(parts, search=cast(nn.Module, self.search))

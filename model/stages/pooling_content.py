@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from model.recency import NUM_BUCKETS
 from model.stages.protocols import Content, Kept
 
 
@@ -16,7 +15,7 @@ def weighted_content(weight_MK: Tensor, kept: Kept, content: Content) -> Tensor:
     # A product with a mostly empty matrix is several times cheaper than gathering K rows per target, above all in the backward pass.
     rows, size = content.rows.behavior_LD, weight_MK.shape[0]
     weight_ML = weight_MK if kept.whole else weight_MK.new_zeros(size, rows.shape[0]).scatter_add(1, kept.index_MK, weight_MK)
-    weight_MP = weight_MK.new_zeros(size, NUM_BUCKETS).scatter_add(1, kept.recency_MK, weight_MK)
+    weight_MP = weight_MK.new_zeros(size, len(content.recency_PD)).scatter_add(1, kept.recency_MK, weight_MK)
     return torch.cat([weight_ML @ rows, weight_MP @ content.recency_PD], dim=1)
 
 

@@ -143,4 +143,8 @@ def scoring_path(config: ModelConfig) -> str:
             raise ValueError(f"{one.kind} stage {one.name!r} cannot be exported and served: {one.capabilities.reason}")
         if not one.capabilities.set_free:
             raise ValueError(f"{one.kind} stage {one.name!r} makes a candidate's score depend on the other candidates")
-    return "kernels" if all(one.capabilities.fused for one in entries) else "graph"
+    fused = all(one.capabilities.fused for one in entries)
+    if config.ages and not fused:
+        one = next(one for one in entries if not one.capabilities.fused)
+        raise ValueError(f"ages are served with exact search and target attention alone, not with {one.kind} stage {one.name!r}")
+    return "kernels" if fused else "graph"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from model.batch import UserBatch
-from model.recency import MAX_LENGTH, bucket_of_recency
+from model.recency import MAX_LENGTH, NUM_AGES, bucket_of_hours, bucket_of_recency
 from model.stages.protocols import Kept
 from model.tables import Rows, Space
 
@@ -18,15 +18,19 @@ NEG_INF = float("-inf")
 class DareScore(nn.Module):
     """score_j = <a(t), a(j)> / sqrt(2 d) + <time(0), time(p_j)> / sqrt(d) [+ bonus where item_j is the target].
 
-    Args: `space` attention space; `longest` use only the newest that many behaviors; `same_item_bonus` learn the bonus.
+    Args: `space` attention space; `longest` use only the newest that many behaviors; `same_item_bonus` learn the bonus; `ages` a behavior's
+    time is its recency and its age: buckets are of pairs, recency * NUM_AGES + age.
     """
 
-    def __init__(self, space: Space, longest: int | None, same_item_bonus: bool) -> None:
+    def __init__(self, space: Space, longest: int | None, same_item_bonus: bool, ages: bool = False) -> None:
         super().__init__()
         # The model owns the space's parameters; a second registration here would name them twice.
         self._space = (space,)
         self.longest = min(longest or MAX_LENGTH, MAX_LENGTH)
         self.bonus = nn.Parameter(torch.zeros(())) if same_item_bonus else None
+        self.ages = ages
+        self.age: Tensor
+        self.register_buffer("age", torch.from_numpy(bucket_of_hours().astype("int64")), persistent=False)
         self.bucket: Tensor
         self.register_buffer("bucket", torch.from_numpy(bucket_of_recency().astype("int64")), persistent=False)
 
@@ -51,7 +55,7 @@ class DareScore(nn.Module):
     def visible_bias(self, batch: UserBatch) -> Tensor:
         """Recency bias of every behavior for every target, -inf where the target must not see it: [T, L]."""
         bias_P = self.recency_bias()
-        if torch.compiler.is_exporting():
+        if self.ages or torch.compiler.is_exporting():
             bias_TL = bias_P[self.buckets(batch)]
             return bias_TL.masked_fill(~self.visible(batch), NEG_INF)
         length = len(batch.item_L)
@@ -63,7 +67,14 @@ class DareScore(nn.Module):
 
     def buckets(self, batch: UserBatch) -> Tensor:
         """Recency bucket of every behavior for every target, 0 for those at or after it: int64 [T, L]."""
-        return self.bucket[batch.recency_TL().clamp(0, MAX_LENGTH)]
+        bucket_TL = self.bucket[batch.recency_TL().clamp(0, MAX_LENGTH)]
+        if not self.ages:
+            return bucket_TL
+        time_T, time_L = _times(batch)
+        return bucket_TL * NUM_AGES + self._age(time_T[:, None] - time_L)
+
+    def _age(self, age_s: Tensor) -> Tensor:
+        return self.age[age_s.clamp_min(0).div(3600, rounding_mode="floor").clamp_max(len(self.age) - 1)]
 
     def at(self, batch: UserBatch, content_ML: Tensor, index_MK: Tensor) -> Kept:
         """The behaviors `index_MK` with their differentiable scores and recency buckets."""
@@ -77,7 +88,12 @@ class DareScore(nn.Module):
     def seen(self, batch: UserBatch, index_MK: Tensor) -> tuple[Tensor, Tensor]:
         """Recency buckets of the behaviors `index_MK`, and whether the targets may see them: int64 and bool [M, K]."""
         recency_MK = batch.length_T.repeat_interleave(batch.target_item_TC.shape[1])[:, None] - index_MK
-        return self.bucket[recency_MK.clamp(0, MAX_LENGTH)], (recency_MK >= 1) & (recency_MK <= self.longest)
+        bucket_MK = self.bucket[recency_MK.clamp(0, MAX_LENGTH)]
+        if self.ages:
+            time_T, time_L = _times(batch)
+            now_M = time_T.repeat_interleave(batch.target_item_TC.shape[1])
+            bucket_MK = bucket_MK * NUM_AGES + self._age(now_M[:, None] - time_L[index_MK])
+        return bucket_MK, (recency_MK >= 1) & (recency_MK <= self.longest)
 
     def _kept(self, batch: UserBatch, content_MK: Tensor, index_MK: Tensor, allowed_MK: Tensor | None = None) -> Kept:
         bucket_MK, valid_MK = self.seen(batch, index_MK)
@@ -87,3 +103,8 @@ class DareScore(nn.Module):
         if self.bonus is not None:
             score_MK = score_MK + self.bonus * (batch.item_key_L[index_MK] == batch.target_key_TC.reshape(-1, 1))
         return Kept(index_MK, bucket_MK, score_MK.masked_fill(~valid_MK, NEG_INF), valid_MK)
+
+
+def _times(batch: UserBatch) -> tuple[Tensor, Tensor]:
+    assert batch.time_T is not None and batch.time_L is not None, "a model that reads ages needs the times of its batches"
+    return batch.time_T, batch.time_L

@@ -37,7 +37,11 @@ def with_histories(tiny: Tiny, length_of: np.ndarray) -> Examples:
 
 
 def compare(tiny: Tiny, runtime: ScoringRuntime, lengths: np.ndarray) -> float:
-    examples = with_histories(tiny, lengths)
+    return worst_difference(tiny, runtime, with_histories(tiny, lengths), lengths)
+
+
+def worst_difference(tiny: Tiny, runtime: ScoringRuntime, examples: Examples, lengths: np.ndarray) -> float:
+    """Between the model's click probabilities of the examples and the runtime's, over the same histories."""
     expected = predict(tiny.trained.model, tiny.log, tiny.data.vocabulary, examples)
     item_hash = hash_item_ids(tiny.log.item_id)
     worst = 0.0
@@ -74,8 +78,9 @@ def test_default_model(tiny: Tiny, ranking: str) -> None:
         {"features": False, "mass": False, "same_item_bonus": False, "objectives": (AUXILIARY,)},
         {"longest": 30},
         {"attn_width": 4, "repr_width": 9, "features": False},
+        {"ages": True, "longest": 150},
     ],
-    ids=["as published", "longest 30", "narrow attention, no features"],
+    ids=["as published", "longest 30", "narrow attention, no features", "ages"],
 )
 def test_other_configurations(tmp_path: Path, model: dict[str, object]) -> None:
     tiny = make_tiny(tmp_path, **model)

@@ -184,10 +184,12 @@ def test_trap_3_only_embeddings_are_drawn_from_the_normal_initialisation() -> No
 
 
 def test_trap_5_time_is_the_place_from_the_end() -> None:
-    """The published model reads no clock: a batch holds no timestamp, and a behavior's recency is its distance from the target."""
+    """The published model reads no clock: a behavior's recency is its distance from the target, whatever the timestamps say."""
     b = batch(6, [2, 6])
     assert b.recency_TL().tolist() == [[2, 1, 0, -1, -2, -3], [6, 5, 4, 3, 2, 1]]
-    assert not [name for name in UserBatch.__slots__ if "time" in name]
+    model = made(VARIANTS["as published"])
+    timed = replace(b, time_L=torch.arange(6) * 10**8, time_T=torch.tensor([10**9, 10**9]))
+    assert logits(model, timed).tolist() == logits(model, b).tolist()
 
 
 def test_scores_train_attention_tables_alone() -> None:
