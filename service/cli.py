@@ -131,6 +131,10 @@ def train(
     ] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="passes over the training targets; default: the preset's")] = None,
     kept: Annotated[int | None, typer.Option("--kept", min=1, help="behaviors that search keeps; default: the preset's")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="any field of the configuration, as KEY=JSON, repeatable: --set model.ages=true (docs/model.md)"),
+    ] = None,
     impressions: Impressions = False,
     split: Annotated[
         str, typer.Option("--split", help="user: each user's own last behaviors are the test; time: everybody's latest")
@@ -145,7 +149,9 @@ def train(
     """Train DARE and add it to the artifacts as the current version. Ctrl-C keeps a checkpoint; the same command resumes."""
     from service.commands.training import train_command
 
-    train_command(data, out, preset, model, seed, longest, epochs, kept, impressions, split, threads, fresh, skip_bad_rows, as_json)
+    train_command(
+        data, out, preset, model, seed, longest, epochs, kept, settings or [], impressions, split, threads, fresh, skip_bad_rows, as_json
+    )
 
 
 @app.command()
@@ -220,6 +226,25 @@ def study_length(
     length_command(data, out, preset, length or [20, 200], seed, threads, paper, as_json)
 
 
+@study_app.command("options")
+def study_options(
+    data: DataDir,
+    out: Annotated[Path, typer.Option("--out", help="directory for the report; finished cells in OUT/cells are not repeated")] = Path(
+        "runs"
+    ),
+    base: Annotated[
+        list[str] | None, typer.Option("--base", help="plain (no hand-made feature) or default, repeatable; default: both")
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="trainings of each model")] = 5,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="threads of training")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Train the default model with one option changed at a time: what each is worth, with paired intervals. Resumes."""
+    from service.commands.options_study import options_command
+
+    options_command(data, out, base or [], seeds, threads, as_json)
+
+
 @study_app.command("width")
 def study_width(
     data: DataDir,
@@ -243,7 +268,7 @@ def study_width(
 @study_app.command("rivals")
 def study_rivals(
     data: DataDir,
-    out: Annotated[Path, typer.Option("--out", help="directory for the report; finished cells in OUT/rivals are not repeated")] = Path(
+    out: Annotated[Path, typer.Option("--out", help="directory for the report; finished cells in OUT/cells are not repeated")] = Path(
         "runs"
     ),
     model: Annotated[list[str] | None, typer.Option("--model", help="published model, repeatable; default: all")] = None,

@@ -90,7 +90,7 @@ def rivals_command(
     targets = (lambda config: impression_targets(data, log, config.protocol)) if impressions else None
     # Seed by seed, so that models of one seed share a prepared data set, and an interrupted study has whole seeds.
     cells = sorted((cell for row in rows for cell in row.cells), key=lambda cell: cell.config.seed)
-    finished = run_cells(log, cells, out / "rivals", targets)
+    finished = run_cells(log, cells, out / "cells", targets)
     with console.status("intervals"):
         tables = _tables(rows, finished)
     for heading, lines in tables.items():

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from model.config import PRESETS, TrainConfig
+from model.config import PRESETS, TrainConfig, from_dict
 from model.data.impressions import impression_targets
 from model.dataset import Dataset, prepare
 from model.export import export
@@ -26,6 +27,7 @@ def train_command(
     longest: int | None,
     epochs: int | None,
     kept: int | None,
+    settings: list[str],
     impressions: bool,
     split: str,
     threads: int,
@@ -48,8 +50,29 @@ def train_command(
         if impressions:
             raise ValueError(f"--split {split} cannot be joined with --impressions: impressions are split by each user's own behaviors")
         config = replace(config, protocol=replace(config.protocol, split=split))
+    config = changed(config, settings)
     scoring_path(config.model)  # says now, not after the training, what cannot be served
     emit(train_on(data, out, config, fresh, skip_bad_rows, impressions), as_json)
+
+
+def changed(config: TrainConfig, settings: list[str]) -> TrainConfig:
+    """The configuration with fields set by `KEY=JSON`; a key is a field, or `model.` or `protocol.` and one.
+
+    Raises: ValueError naming what is not of that form, the unknown key or the bad value.
+    """
+    values = asdict(config)
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        *outer, field = key.split(".")
+        if not equals or outer not in ([], ["model"], ["protocol"]):
+            raise ValueError(f"--set must be KEY=JSON, with a KEY like epochs, model.kept or protocol.negatives, got {setting!r}")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"--set {key}: {text!r} is not JSON (a text needs its quotes): {error}") from error
+        (values[outer[0]] if outer else values)[field] = value
+    found: TrainConfig = from_dict(TrainConfig, values)
+    return found
 
 
 def train_on(

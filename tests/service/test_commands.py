@@ -214,6 +214,32 @@ def test_training_refuses_a_preset_it_does_not_know_and_too_little_data(dare: Da
     assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ("model.depth=3", "ModelConfig: unknown key 'depth'"),
+        ("depth=3", "TrainConfig: unknown key 'depth'"),
+        ("model.kept", "--set must be KEY=JSON"),
+        ("data.kept=3", "got 'data.kept=3'"),
+        ("model.ages=True", "'True' is not JSON"),
+        ("model.kept=0", "kept must be an integer in 1..1024, got 0"),
+        ('model.search={"name": "telepathy"}', "no search stage is called 'telepathy'"),
+        ('model.pooling={"name": "din", "options": {"depth": 1}}', "unknown option 'depth'"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_before_training(dare: Dare, folder: Path, tmp_path: Path, setting: str, named: str) -> None:
+    refused(dare("train", "--data", folder, "--out", tmp_path, "--set", setting), named)
+    assert not list(tmp_path.iterdir())
+
+
+def test_any_field_of_the_configuration_can_be_set(dare: Dare, folder: Path, tmp_path: Path) -> None:
+    settings = ("--set", "model.ages=true", "--set", "model.features=false", "--set", "protocol.train_targets=3", "--set", 'name="mine"')
+    ran = dare("train", "--data", folder, "--out", tmp_path, "--preset", "demo", *settings, "--json")
+    assert ran.code == 0 and ran.json["version"].startswith("mine-"), ran.err
+    config = json.loads((tmp_path / ran.json["version"] / "config.json").read_text())
+    assert config["model"]["ages"] and not config["model"]["features"] and config["train"]["protocol"]["train_targets"] == 3
+
+
 _INTERRUPTED = """
 import os, signal
 from torch.optim.optimizer import register_optimizer_step_post_hook

@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from service.commands.options_study import OPTIONS
 from service.commands.rivals_study import MAIN, rows_of
 from tests.conftest import write_tidy
 from tests.service.test_commands import Dare, dare, refused
@@ -38,13 +39,13 @@ def test_rivals_are_compared_on_the_same_rows_and_resumed(dare: Dare, folder: Pa
     assert models == {"dare + mass + matches", "counts", "default", "gbdt", "default, live", "gbdt, live"}
     for lines in ran.json["tables"].values():
         assert all(0.3 < line["auc"] <= 1 and line["log_loss"] > 0 for line in lines)
-    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "rivals").iterdir()}
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()}
     text = (tmp_path / "rivals.md").read_text()
     assert "| twin | 1 |" in text and "dare study rivals" in text and (tmp_path / "rivals.png").stat().st_size > 10_000
     assert json.loads((tmp_path / "rivals.json").read_text())["tables"] == ran.json["tables"]
     again = dare(*arguments)
     assert again.json["tables"] == ran.json["tables"]
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "rivals").iterdir()} == written, "finished cells are read"
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()} == written, "finished cells are read"
 
 
 def test_width_is_weighed_against_the_time_of_search(dare: Dare, folder: Path, tmp_path: Path) -> None:
@@ -55,6 +56,17 @@ def test_width_is_weighed_against_the_time_of_search(dare: Dare, folder: Path, t
     assert (narrow["attn_width"], wide["attn_width"], wide["time of 64"], wide["ahead of 64"]) == (4, 64, "100%", "-")
     assert narrow["search_ms"] < wide["search_ms"], "a key of 8 numbers against one of 128, interleaved"
     assert {path.name for path in tmp_path.iterdir()} == {"width", "width.md", "width.json", "width.png"}
+
+
+def test_options_are_weighed_against_the_model_without_them(dare: Dare, folder: Path, tmp_path: Path) -> None:
+    ran = dare("study", "options", "--data", folder, "--out", tmp_path, "--seeds", 1, "--base", "plain", "--json")
+    assert ran.code == 0, ran.err
+    ((heading, lines),) = ran.json["tables"].items()
+    assert heading.startswith("plain") and [line["model"] for line in lines][0] == "plain"
+    assert {line["model"] for line in lines[1:]} == {option.name for option in OPTIONS if option.base == "plain"}
+    assert all(line["low"] <= float(line["difference"].split()[0]) + 1e-4 <= line["high"] + 2e-4 for line in lines[1:])
+    assert {path.name for path in tmp_path.iterdir()} == {"cells", "options.md", "options.json", "options.png"}
+    refused(dare("study", "options", "--data", folder, "--base", "x"), "'x'")
 
 
 def test_every_seed_of_the_main_rows_and_one_of_the_others() -> None:

@@ -1,0 +1,118 @@
+"""`dare study options`: what each option of a model is worth, beside the same model without it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.config import PRESETS, TrainConfig
+from model.intervals import mean_auc_difference
+from model.study import Cell
+from service.commands.data import read
+from service.commands.study_report import about, run_cells, write_report
+from service.commands.terminal import console, emit, table
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A change of a base model: `model` and `train` fields that differ."""
+
+    name: str
+    base: str
+    model: dict[str, Any]
+    train: dict[str, Any]
+
+
+BASES: dict[str, dict[str, Any]] = {"plain": {"features": False}, "default": {}}
+"""The default preset without and with hand-made features."""
+OPTIONS = (
+    Option("without mass", "plain", {"mass": False}, {}),
+    Option("without the own-item bonus", "plain", {"same_item_bonus": False}, {}),
+    Option("without both", "plain", {"mass": False, "same_item_bonus": False}, {}),
+    Option("with ages", "plain", {"ages": True}, {}),
+    Option("one epoch", "plain", {}, {"epochs": 1}),
+    Option("without features", "default", {"features": False}, {}),
+    Option("with ages", "default", {"ages": True}, {}),
+    Option("tables of width 1", "default", {"attn_width": 1, "repr_width": 1}, {}),
+)
+
+
+def options_command(data: Path, out: Path, bases: list[str], seeds: int, threads: int, as_json: bool) -> None:
+    """See `dare study options`."""
+    unknown = sorted(set(bases) - set(BASES))
+    if unknown:
+        raise ValueError(f"--base must be one of {', '.join(BASES)}, got {unknown[0]!r}")
+    log = read(data, skip_bad_rows=False)
+    chosen = [option for option in OPTIONS if option.base in (bases or BASES)]
+
+    def cell(option: Option | None, base: str, seed: int) -> Cell:
+        config: TrainConfig = replace(PRESETS["default"](seed), num_threads=threads)
+        config = replace(config, model=replace(config.model, **BASES[base]))
+        name = base
+        if option is not None:
+            config = replace(config, model=replace(config.model, **option.model), **option.train)
+            name = f"{base}-{option.name.replace(' ', '-')}"
+            if option.name == "without features":
+                name = "plain"  # the very model that the other base is
+        return Cell(f"{name}-seed{seed}", config)
+
+    cells = [cell(None, base, seed) for seed in range(seeds) for base in dict.fromkeys(option.base for option in chosen)]
+    cells += [cell(option, option.base, seed) for seed in range(seeds) for option in chosen]
+    by_name = {one.name: one for one in sorted(cells, key=lambda one: (one.config.seed, one.config.model.features))}
+    finished = run_cells(log, by_name.values(), out / "cells")
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for base in dict.fromkeys(option.base for option in chosen):
+        whole = [finished[cell(None, base, seed).name] for seed in range(seeds)]
+        lines = [_line(base, whole, None)]
+        for option in chosen:
+            if option.base == base:
+                lines.append(_line(option.name, [finished[cell(option, base, seed).name] for seed in range(seeds)], whole))
+        tables[f"{base}: {'no hand-made feature' if base == 'plain' else 'with hand-made features'}"] = lines
+    for heading, lines in tables.items():
+        table(heading, lines)
+    note = (
+        f"Whole histories, default preset, {seeds} seeds, the same rows for every line. Differences are to the first line, with the "
+        "interval that holds 95 % of 400 resamples of users."
+    )
+    report = {**about(log), "seeds": seeds, "note": note}
+    write_report(out, "options", "What each option is worth", note, report, tables)
+    _plot(tables, out / "options.png")
+    console.print(f"written to {out}: options.md, options.json, options.png", markup=False)
+    emit({**report, "tables": tables}, as_json)
+
+
+def _line(name: str, seeds: list[Any], base: list[Any] | None) -> dict[str, Any]:
+    difference, bounds = "-", [0.0, 0.0, 0.0]
+    if base is not None:
+        found = mean_auc_difference(seeds, base)
+        difference, bounds = f"{found.value:+.4f} ({found.low:+.4f} to {found.high:+.4f})", [found.value, found.low, found.high]
+    return {
+        "model": name,
+        "auc": float(np.mean([one.figures["auc"] for one in seeds])),
+        "auc_never_seen": float(np.mean([one.figures["auc_never_seen"] for one in seeds])),
+        "log_loss": float(np.mean([one.figures["log_loss"] for one in seeds])),
+        "difference": difference,
+        "low": round(bounds[1], 4),
+        "high": round(bounds[2], 4),
+    }
+
+
+def _plot(tables: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    lines = [(heading, line) for heading, group in tables.items() for line in group[1:]]
+    figure, axes = pyplot.subplots(figsize=(7, 0.9 + 0.3 * len(lines)), layout="constrained")
+    for place, (_, line) in enumerate(reversed(lines)):
+        axes.plot([line["low"], line["high"]], [place, place], color="C0", linewidth=3)
+    axes.set_yticks(range(len(lines)), [f"{heading.partition(':')[0]}, {line['model']}" for heading, line in reversed(lines)])
+    axes.axvline(0, color="0.5", linewidth=0.8)
+    axes.set_xlabel("test AUC minus that of the base (95 % interval)")
+    axes.grid(alpha=0.3, axis="x")
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
