@@ -63,7 +63,7 @@ def test_options_are_weighed_against_the_model_without_them(dare: Dare, folder: 
     ran = dare("study", "options", "--data", folder, "--out", tmp_path, "--seeds", 1, "--base", "plain", "--json")
     assert ran.code == 0, ran.err
     ((heading, lines),) = ran.json["tables"].items()
-    assert heading.startswith("plain") and [line["model"] for line in lines][0] == "plain"
+    assert heading.startswith("plain") and lines[0]["model"] == "plain"
     assert {line["model"] for line in lines[1:]} == {option.name for option in OPTIONS if option.base == "plain"}
     assert all(line["low"] <= float(line["difference"].split()[0]) + 1e-4 <= line["high"] + 2e-4 for line in lines[1:])
     assert {path.name for path in tmp_path.iterdir()} == {"cells", "options.md", "options.json", "options.png"}
