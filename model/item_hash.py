@@ -16,5 +16,6 @@ def hash_item_id(item_id: str) -> int:
 
 def hash_item_ids(item_ids: Iterable[str]) -> npt.NDArray[np.uint64]:
     """Hashes of many item ids, in order: u64 [N]."""
-    digest = xxhash.xxh3_64_intdigest
-    return np.array([digest(item_id.encode()) for item_id in item_ids], dtype=np.uint64)
+    # One array from the digests' bytes, which are big-endian: faster than from as many Python integers.
+    digests = b"".join(map(xxhash.xxh3_64_digest, map(str.encode, item_ids)))
+    return np.frombuffer(digests, dtype=">u8").astype(np.uint64)

@@ -13,6 +13,8 @@ from service.errors import Problem
 from service.metrics import Metrics
 
 _REASONS = ("queue_full", "queue_slow", "queue_wait", "client_gone")
+_PERMIT = "permit"
+"""What ends a wait well; all else that ends one is a reason."""
 _WEIGHT = 0.05
 """Of the newest observation in the moving average of how long a permit is held."""
 
@@ -53,7 +55,7 @@ class Admission:
         # Children are looked up once: their look-up costs as much as a refusal.
         self._in_flight, self._waits = metrics.in_flight.labels(work), metrics.waiting.labels(work)
         self._refused = {reason: metrics.refused.labels(work, reason) for reason in _REASONS}
-        self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()
+        self._waiting: deque[tuple[float, asyncio.Future[str]]] = deque()
 
     @property
     def idle(self) -> bool:
@@ -103,27 +105,32 @@ class Admission:
             raise refusal
         left_s = deadline.left_s()
         wait_s = min(self._queue_wait_s, left_s)
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[str] = loop.create_future()
         place = (started + wait_s, turn)
         self._waiting.append(place)
         self._waits.inc()
+        timer = loop.call_later(wait_s, _end, turn, "queue_wait")
         leaving = None if gone is None else asyncio.ensure_future(gone())
+        if leaving is not None:
+            leaving.add_done_callback(lambda _: _end(turn, "client_gone"))
+        ended = None
         try:
-            await asyncio.wait({turn} if leaving is None else {turn, leaving}, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+            ended = await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
+            if not turn.cancelled() and turn.result() == _PERMIT:
                 self._hand_on()
             raise
         finally:
             self._waits.dec()
-            if not turn.done():
-                self._waiting.remove(place)
-                turn.cancel()
+            timer.cancel()
             if leaving is not None:
                 leaving.cancel()
-        if not turn.cancelled():
+            if ended != _PERMIT and place in self._waiting:
+                self._waiting.remove(place)
+        if ended == _PERMIT:
             return
-        if leaving is not None and leaving.done() and not leaving.cancelled():
+        if ended == "client_gone":
             self._refused["client_gone"].inc()
             raise Problem(400, "the client went away while waiting", kind="client-gone")
         # What bounded the wait decides, not the clock: the timer may end a wait a little early.
@@ -134,17 +141,23 @@ class Admission:
     def _hand_on(self) -> None:
         self._drop_expired(time.monotonic())
         if self._waiting:
-            self._waiting.popleft()[1].set_result(None)
+            self._waiting.popleft()[1].set_result(_PERMIT)
         else:
             self._free += 1
 
     def _drop_expired(self, now: float) -> None:
-        """Let go of those whose time is over but whose timer has not run yet: a busy loop must not give them the permit."""
-        if any(until <= now for until, _ in self._waiting):
-            for _, turn in (expired for expired in self._waiting if expired[0] <= now):
-                turn.cancel()
-            self._waiting = deque(place for place in self._waiting if not place[1].cancelled())
+        """Let go of those whose wait is over but who have not run yet: a busy loop must not give them the permit."""
+        if any(until <= now or turn.done() for until, turn in self._waiting):
+            for until, turn in self._waiting:
+                if until <= now:
+                    _end(turn, "queue_wait")
+            self._waiting = deque(place for place in self._waiting if not place[1].done())
 
     def _overloaded(self, reason: str, detail: str) -> Problem:
         self._refused[reason].inc()
         return Problem(503, f"overloaded: {detail}", retry_after_s=self._retry_after_s, kind="overloaded")
+
+
+def _end(turn: asyncio.Future[str], how: str) -> None:
+    if not turn.done():
+        turn.set_result(how)

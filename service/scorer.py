@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -38,6 +36,7 @@ from service.schemas import (
 )
 from service.settings import Settings
 from service.shadow import Shadow
+from service.threads import Threads
 
 Result = TypeVar("Result")
 
@@ -71,7 +70,7 @@ class Scorer:
         self._store = store
         self._metrics = metrics
         self._admission = admission
-        self._threads = ThreadPoolExecutor(settings.inference_threads, thread_name_prefix="score")
+        self._threads = Threads(settings.inference_threads, "score")
         self._shadow = Shadow(models, metrics, admission, self._threads, self._whole_user)
 
     async def score(self, request: ScoreRequest, call: Call, active: Served | None = None) -> ScoreAnswer:
@@ -115,12 +114,12 @@ class Scorer:
     async def close(self) -> None:
         """Finish what runs, then let go of the threads."""
         await self._shadow.finished()
-        self._threads.shutdown(wait=True)
+        self._threads.close()
 
     async def _inference(self, work: Work, scoring: Callable[[], Result]) -> Result:
         async with self._admission.permit(work.deadline, work.call.gone) as waited_ms:
             work.call.stages.queue = waited_ms
-            return await asyncio.get_running_loop().run_in_executor(self._threads, scoring)
+            return await self._threads.run(scoring)
 
     def _checked(self, request: ScoreRequest, call: Call, active: Served | None) -> tuple[Work, U64]:
         """The work and the candidate hashes of a request whose fields agree with each other and with the limits."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from service.admission import Admission, Deadline
 from service.behavior_store import U64
 from service.metrics import Metrics
 from service.models import Models, Served
+from service.threads import Threads
 
 _log = logging.getLogger("dare.service")
 
@@ -29,7 +29,7 @@ class Shadow:
         models: Models,
         metrics: Metrics,
         admission: Admission,
-        threads: ThreadPoolExecutor,
+        threads: Threads,
         prepared: Callable[[Served, str, int], UserState],
     ) -> None:
         self._models, self._metrics = models, metrics
@@ -55,7 +55,7 @@ class Shadow:
 
         try:
             async with self._admission.permit(Deadline(None, 0.0)):
-                scores = await asyncio.get_running_loop().run_in_executor(self._threads, work)
+                scores = await self._threads.run(work)
         except Exception as error:
             self._metrics.shadow.labels("failed").inc()
             _log.warning("shadow %s could not score: %r", model.version, error)

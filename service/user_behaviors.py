@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import heapq
 import itertools
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
@@ -20,6 +18,7 @@ from service.metrics import Metrics
 from service.models import Models
 from service.schemas import BehaviorsRequest, StoredBehavior, UserBehaviorsAnswer, id_text
 from service.settings import Settings
+from service.threads import Threads
 
 Result = TypeVar("Result")
 _CONSIDERED = 100_000
@@ -41,7 +40,7 @@ class UserBehaviors:
         self._store = store
         self._metrics = metrics
         self._admission = admission
-        self._threads = ThreadPoolExecutor(settings.store_threads, thread_name_prefix="store")
+        self._threads = Threads(settings.store_threads, "store")
 
     async def append(self, request: BehaviorsRequest, caller: Caller) -> Appended:
         """Store the posted behaviors, all or nothing. Raises: Problem, StoreFull."""
@@ -87,12 +86,12 @@ class UserBehaviors:
 
     def close(self) -> None:
         """Finish what runs, then let go of the threads and the store."""
-        self._threads.shutdown(wait=True)
+        self._threads.close()
         self._store.close()
 
     async def _with_store(self, work: Callable[[], Result]) -> Result:
         async with self._admission.permit(Deadline(None, 0.0)):
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+            return await self._threads.run(work)
 
     def _checked(self, request: BehaviorsRequest, caller: Caller) -> list[NewBehavior]:
         new, count = [], dict[str, int]()

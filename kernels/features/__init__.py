@@ -30,7 +30,7 @@ def candidate_features(
         place_N: int32 [N], the candidate's row in `items`; anything outside 0..I-1 is the item nobody knows.
         item_N, category_N: int32 [N], the record of the candidate's item in `history.items` and of its category in
             `history.categories`; -1: never seen.
-        now_s: unix seconds of the request, 0..2^32-1.
+        now_s: unix seconds of the request, 0..2^53-1.
         backend: "auto" or a name of `features_backends()`.
     Returns: f32 [N, NUM_FEATURES].
     Raises: ValueError for another dtype or shape, a record that is not there, or an unknown backend; RuntimeError when the named backend
@@ -43,8 +43,8 @@ def candidate_features(
     within("category_N", category, -1, len(history.categories))
     if history.profile_ST.shape[1] != items.taste.shape[1]:
         raise ValueError(f"profile_ST must have the width {items.taste.shape[1]} of taste, got {history.profile_ST.shape[1]}")
-    if not 0 <= now_s < 2**32:
-        raise ValueError(f"now_s must be in 0..{2**32 - 1}, got {now_s}")
+    if not 0 <= now_s < 2**53:
+        raise ValueError(f"now_s must be in 0..{2**53 - 1}, got {now_s}")
     if backend == "auto":
         chosen = next(module for module in _BACKENDS.values() if module.can_run()[0])
     elif backend in _BACKENDS:

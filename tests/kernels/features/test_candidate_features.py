@@ -76,7 +76,7 @@ def test_every_level_and_size_equals_the_loops(level: str, size: int, monkeypatc
 
 
 @NATIVE
-@pytest.mark.parametrize("now_s", [0, 1, NOW - 90 * 86_400, NOW - 86_400, NOW + 86_399, NOW + 900 * 86_400, 2**32 - 1])
+@pytest.mark.parametrize("now_s", [0, 1, NOW - 90 * 86_400, NOW - 86_400, NOW + 86_399, NOW + 900 * 86_400, 2**32 - 1, 2**40])
 def test_any_time_even_before_the_history(now_s: int) -> None:
     rng = np.random.default_rng(1)
     compare(rng, history(rng, 5), facts(rng, 50, 5), 60, now_s)
