@@ -154,6 +154,17 @@ def train(
     )
 
 
+@app.command("stages")
+def stages(
+    kind: Annotated[str | None, typer.Option("--kind", help="search, encoder, pooling or objective; default: all")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the stages that a model can be made of: options with their defaults, source, and how they are served (docs/stages.md)."""
+    from service.commands.stages import stages_command
+
+    stages_command(kind, as_json)
+
+
 @app.command()
 def evaluate(
     data: DataDir,

@@ -1,0 +1,37 @@
+"""`dare stages` says everything that the registry knows."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from model.stages.registry import KINDS, stages
+from service.cli import main
+
+
+def test_json_lists_every_stage_and_how_it_is_served(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["dare", "stages", "--json"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    found = json.loads(capsys.readouterr().out)
+    assert end.value.code in (0, None)
+    assert {kind: [entry["name"] for entry in found[kind]] for kind in KINDS} == {kind: [e.name for e in stages(kind)] for kind in KINDS}
+    search = {entry["name"]: entry for entry in found["search"]}
+    assert search["exact"]["served"] == "compiled kernels" and search["simhash"]["served"] == "ONNX graph"
+    assert search["simhash"]["options"] == {"bits": 64, "seed": 0} and "2108.04468" in search["simhash"]["source"]
+    assert {entry["served"] for entry in found["objective"]} == {"in training alone"}
+
+
+def test_one_kind_as_a_table_and_an_unknown_kind(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    for arguments, code in ((["--kind", "pooling"], 0), (["--kind", "layers"], 2)):
+        monkeypatch.setattr(sys, "argv", ["dare", "stages", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert int(end.value.code or 0) == code
+    shown = capsys.readouterr().err
+    assert "heads=4, head_width=16, values=True, short=20" in shown and "'layers'" in shown
