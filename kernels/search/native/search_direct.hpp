@@ -127,7 +127,7 @@ TARGET static void collect(Found& found, int64_t k, int32_t* floor, const int32_
                            int32_t* scratch, float* guess) {
     const int64_t most = found.room;
     const bool merged = 16 * tiles >= 2 * k;
-    const int32_t bound = merged ? bound_of_best(best, tiles, k, scratch, guess) : bound_of_best(score, 4 * tiles, k, scratch, guess);
+    const int32_t bound = merged ? bound_of_best(best, tiles, k, k / 8 + 1, scratch, guess) : bound_of_best(score, 4 * tiles, k, k / 8 + 1, scratch, guess);
     if (bound > *floor) *floor = bound;
     const I lanes = ilanes();
     I least = iset(*floor);

@@ -152,40 +152,50 @@ TARGET static void group_maxima(const SearchPlan& p, const Query* query, int tar
     else group_maxima_of<0>(p, query, targets, maxima);
 }
 
-// The groups whose maximum is at least `cut`. Returns how many; 16 more can be written.
-TARGET static int64_t groups_reaching(const int32_t* maxima, int64_t blocks, int32_t cut, int32_t* groups) {
+// The groups whose maximum is in low..high. Returns how many; 16 more can be written.
+TARGET static int64_t groups_within(const int32_t* maxima, int64_t blocks, int32_t low, int32_t high, int32_t* groups) {
     int64_t n = 0;
-    const I bound = iset(cut), lanes = ilanes();
+    const I least = iset(low), most = iset(high);
+    I group = ilanes();
     for (int64_t block = 0; block < blocks; ++block) {
-        const uint32_t mask = at_least(iload(maxima + 16 * block), bound);
-        icompress(groups + n, mask, iadd(lanes, iset(int32_t(16 * block))));
+        const I value = iload(maxima + 16 * block);
+        const uint32_t mask = at_least(value, least) & at_least(most, value);
+        icompress(groups + n, mask, group);
+        group = iadd(group, iset(16));
         n += bits_set(mask);
     }
     return n;
 }
 
-// The rows of these groups whose integer score is at least `cut`, and those scores where `values` is given. Returns how many; 16 more
-// can be written.
-TARGET static int64_t rows_reaching(const SearchPlan& p, const Query& query, const int32_t* groups, int64_t count, int32_t cut, int32_t* rows,
-                                    int32_t* values) {
+// Adds the rows of these groups whose integer score is at least `cut`. 16 more can be written.
+template <int Q>
+TARGET static void rows_reaching_of(const SearchPlan& p, const Query& query, const int32_t* groups, int64_t count, int32_t cut, Found& dots) {
     const PreparedKeys& core = *p.core;
-    const int64_t quads = core.quads;
+    const int64_t quads = Q ? Q : core.quads;
     const uint8_t* const grouped = core.at<uint8_t>(core.grouped);
     const int32_t *const row = core.at<int32_t>(core.row), *const place = core.at<int32_t>(core.group_place);
     const uint16_t* const own = core.at<uint16_t>(core.own);
     const I bound = iset(cut);
-    int64_t n = 0;
+    int64_t n = dots.size;
     for (int64_t i = 0; i < count; ++i) {
         const int64_t g = groups[i];
         const uint8_t *const keys = grouped + g * quads * 64, *const later = grouped + groups[i + 8 < count ? i + 8 : i] * quads * 64;
-        for (int64_t quad = 0; quad < quads; ++quad) __builtin_prefetch(later + quad * 64);
         I sum = p.bias_grouped ? added_units(p.bias_grouped + 16 * g, query.inverse_unit) : iset(0);
         if (query.category) sum = iadd(sum, iset(query.category[place[g]]));
-        for (int64_t quad = 0; quad < quads; ++quad) sum = dot4(sum, iload(keys + quad * 64), iset(query.dims[quad]));
+        UNROLL for (int64_t quad = 0; quad < quads; ++quad) {
+            __builtin_prefetch(later + quad * 64);
+            sum = dot4(sum, iload(keys + quad * 64), iset(query.dims[quad]));
+        }
         const uint32_t mask = at_least(sum, bound) & own[g];
-        icompress(rows + n, mask, iload(row + 16 * g));
-        if (values) icompress(values + n, mask, sum);
+        icompress_few(dots.row + n, mask, iload(row + 16 * g));
+        icompress_few(dots.value + n, mask, sum);
         n += bits_set(mask);
     }
-    return n;
+    dots.size = n;
+}
+
+TARGET static void rows_reaching(const SearchPlan& p, const Query& query, const int32_t* groups, int64_t count, int32_t cut, Found& dots) {
+    if (p.core->quads == 4) rows_reaching_of<4>(p, query, groups, count, cut, dots);
+    else if (p.core->quads == 8) rows_reaching_of<8>(p, query, groups, count, cut, dots);
+    else rows_reaching_of<0>(p, query, groups, count, cut, dots);
 }

@@ -63,6 +63,7 @@ OP void icompress(int32_t* p, uint32_t mask, I v) {
     istore(lanes, v);
     for (; mask; mask &= mask - 1) *p++ = lanes[__builtin_ctz(mask)];
 }
+OP void icompress_few(int32_t* p, uint32_t mask, I v) { icompress(p, mask, v); }
 OP int32_t ihmax(I x) {
     alignas(32) int32_t lanes[8];
     _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), _mm256_max_epi32(x.a, x.b));

@@ -51,6 +51,7 @@ OP int32_t bits_set(uint32_t mask) { return __builtin_popcount(mask); }
 OP I count_above(I count, I x, I y) { return count - (x > y); }
 OP I count_before(I count, I x, I row_x, I y, I row_y) { return count - ((x > y) | ((x == y) & (row_x > row_y))); }
 OP void icompress(int32_t* p, uint32_t mask, I v) { for (int i = 0; i < 16; ++i) if (mask >> i & 1) *p++ = v[i]; }
+OP void icompress_few(int32_t* p, uint32_t mask, I v) { icompress(p, mask, v); }
 OP int32_t ihmax(I x) { int32_t most = x[0]; for (int i = 1; i < 16; ++i) most = x[i] > most ? x[i] : most; return most; }
 OP int32_t ihmin(I x) { int32_t least = x[0]; for (int i = 1; i < 16; ++i) least = x[i] < least ? x[i] : least; return least; }
 // Loaded once: without it the compiler loads again for each use.

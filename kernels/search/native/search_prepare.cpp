@@ -150,7 +150,6 @@ void prepare_keys(const PrepareCall& call, const SearchLevel& level) {
     if (!outliers.empty()) most = most_of(call, &out);
 
     const std::vector<int64_t> count = drop_empty(ids, place, out);
-    std::vector<int64_t> next(ids.size(), 0);
     PreparedKeys& core = *static_cast<PreparedKeys*>(call.core);
     lay_out(core, call.length, call.width, groups_of(count), int64_t(ids.size()), int64_t(outliers.size()));
     core.key_norm = std::sqrt(square);
@@ -160,23 +159,30 @@ void prepare_keys(const PrepareCall& call, const SearchLevel& level) {
     std::copy(ids.begin(), ids.end(), category);
     std::fill(category + ids.size(), category + ids.size() + 32, ids.back());
 
-    // Slots: category by category, the rows of each in their order; what is left of its last group repeats its first row.
+    // Slots: category by category, its rows dealt out to its groups in turn, as rows next to each other in time are alike: where they
+    // shared a group, one maximum would stand for many of the best. What is left of a group repeats its first row.
     int32_t *const row = core.at<int32_t>(core.row), *const group_place = core.at<int32_t>(core.group_place);
     uint16_t* const own = core.at<uint16_t>(core.own);
+    std::fill(own, own + 16 * core.blocks, uint16_t(0));
+    std::vector<int64_t> first(ids.size(), 0), groups(ids.size(), 0), dealt(ids.size(), 0);
     int64_t group = 0;
-    std::vector<int64_t> first(ids.size(), 0);
     for (size_t p = 0; p < ids.size(); ++p) {
-        first[p] = next[p] = kGroup * group;
-        for (int64_t g = (count[p] + kGroup - 1) / kGroup; g > 0; --g) group_place[group++] = int32_t(p);
+        first[p] = group;
+        groups[p] = (count[p] + kGroup - 1) / kGroup;
+        for (int64_t g = 0; g < groups[p]; ++g) group_place[group++] = int32_t(p);
     }
     for (int64_t g = group; g < 16 * core.blocks; ++g) group_place[g] = group ? group_place[group - 1] : 0;
-    for (int64_t i = 0; i < call.length; ++i)
-        if (!out[size_t(i)]) row[next[size_t(place[size_t(i)])]++] = int32_t(i);
-    std::fill(own, own + 16 * core.blocks, uint16_t(0));
-    for (size_t p = 0; p < ids.size(); ++p) {
-        for (int64_t slot = first[p]; slot < next[p]; ++slot) own[slot / kGroup] = uint16_t(own[slot / kGroup] | 1u << slot % kGroup);
-        for (int64_t slot = next[p]; slot % kGroup; ++slot) row[slot] = row[slot / kGroup * kGroup];
+    for (int64_t i = 0; i < call.length; ++i) {
+        if (out[size_t(i)]) continue;
+        const size_t p = size_t(place[size_t(i)]);
+        const int64_t g = first[p] + dealt[p] % groups[p], slot = dealt[p] / groups[p];
+        ++dealt[p];
+        row[kGroup * g + slot] = int32_t(i);
+        own[g] = uint16_t(own[g] | 1u << slot);
     }
+    for (int64_t g = 0; g < group; ++g)
+        for (int64_t slot = 1; slot < kGroup; ++slot)
+            if (!(own[g] >> slot & 1)) row[kGroup * g + slot] = row[kGroup * g];
     std::fill(row + kGroup * group, row + kBlock * core.blocks, group ? row[0] : 0);
 
     // A dimension that is far smaller than the others needs no scale of its own: all of it is less than their residue.
