@@ -18,6 +18,7 @@ from torch import Tensor
 
 from model.config import TrainConfig
 from model.data.log import InteractionLog
+from model.data_parallel import Ranks
 from model.dataset import Dataset, Examples, Vocabulary, steps
 from model.metrics import auc, evaluate
 from model.two_stage import TwoStageModel
@@ -78,24 +79,31 @@ def train(
     data: Dataset,
     checkpoint: Path | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
+    ranks: Ranks | None = None,
 ) -> Trained:
     """Train a model; with `checkpoint`, continue from it where it exists and write it every 20 seconds and on interruption.
 
     The learning rates fall linearly to zero; validation happens `evaluations_per_epoch` times an epoch and the best state is kept.
+    With several `ranks` each calls this with the same arguments and gets the same model: a step's chunks are shared out, and statistics and
+    gradients are those of the whole step. All read `checkpoint`, the first writes it; another number of ranks may continue from it.
 
-    Raises: CheckpointError when the checkpoint is of another configuration or data set; DivergedError; KeyboardInterrupt after the step
-    under way is whole and the checkpoint is written (a second Ctrl-C does not wait).
+    Raises: CheckpointError when the checkpoint is of another configuration or data set; DivergedError; ValueError where ranks were given
+    different data or found different checkpoints; KeyboardInterrupt after the step under way is whole and the checkpoint is written (a
+    second Ctrl-C does not wait).
     """
+    ranks = ranks or Ranks()
     torch.set_num_threads(config.num_threads)
     torch.use_deterministic_algorithms(True)
     # Filling fresh memory is an aid for debugging that costs a tenth of a step; nothing here reads such memory.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     model = build(config, data)
+    ranks.synchronise(model)
     optimizer = _optimizer(model, config)
     state = _State()
     fingerprint = {"config": asdict(config), "data": data.log.digest(), "rows": int(data.train.extra.size)}
     if checkpoint is not None and checkpoint.exists():
         _load(checkpoint, model, optimizer, state, fingerprint)
+    ranks.check_same("the data, the configuration and the step to continue from", (fingerprint, state.step, state.best_auc))
     per_step = _targets_per_step(config, data.train)
     epochs = [list(steps(data.train.chunks(config.targets_per_chunk, _epoch_rng(config, i)), per_step)) for i in range(config.epochs)]
     schedule = [step for epoch in epochs for step in epoch]
@@ -111,18 +119,19 @@ def train(
             chunks = schedule[state.step]
             for group, rate in zip(optimizer.param_groups, (config.embedding_learning_rate, config.learning_rate), strict=True):
                 group["lr"] = rate * (1 - state.step / total)
-            loss = _step(model, optimizer, data, chunks)
+            loss = _step(model, optimizer, data, chunks, ranks)
             state.step += 1
             if not math.isfinite(loss):
                 raise DivergedError(f"training diverged: the loss is {loss} at step {state.step} of {total}; lower the learning rates")
             rows += sum(len(chunk) for chunk in chunks) * data.train.targets.candidate.shape[1]
             if state.step in evaluate_at:
-                _validate(model, data, config, state, loss)
+                _validate(model, data, config, state, loss, ranks)
             report(Progress(state.step, total, loss, rows / (time.monotonic() - started), state.best_auc))
-            if checkpoint is not None and (interrupts.heard or time.monotonic() - saved > _CHECKPOINT_S):
+            interrupted = ranks.any(interrupts.heard)
+            if checkpoint is not None and ranks.first and (interrupted or time.monotonic() - saved > _CHECKPOINT_S):
                 _save(checkpoint, model, optimizer, state, fingerprint)
                 saved = time.monotonic()
-            if interrupts.heard:
+            if interrupted:
                 raise KeyboardInterrupt
     model.load_state_dict(state.best)
     model.eval()
@@ -199,20 +208,29 @@ def _optimizer(model: TwoStageModel, config: TrainConfig) -> torch.optim.Adam:
 
 
 def _step(
-    model: TwoStageModel, optimizer: torch.optim.Adam, data: Dataset, chunks: list[np.ndarray[tuple[int, ...], np.dtype[np.intp]]]
+    model: TwoStageModel,
+    optimizer: torch.optim.Adam,
+    data: Dataset,
+    chunks: list[np.ndarray[tuple[int, ...], np.dtype[np.intp]]],
+    ranks: Ranks,
 ) -> float:
-    label = torch.from_numpy(np.concatenate([data.train.labels(rows) for rows in chunks]))
-    batches = [data.train.batch(data.log, data.vocabulary, rows) for rows in chunks]
+    own = ranks.take(chunks, lambda rows: data.train.work(data.log, rows))
+    label = torch.from_numpy(np.concatenate([data.train.labels(rows) for rows in own]))
+    batches = [data.train.batch(data.log, data.vocabulary, rows) for rows in own]
     optimizer.zero_grad()
-    loss = model.loss(batches, label)
+    loss = ranks.share * model.loss(batches, label)
     loss.backward()  # type: ignore[no-untyped-call]
+    total = ranks.sum_gradients(model.parameters(), loss)
     optimizer.step()
-    return float(loss.detach())
+    return total
 
 
-def _validate(model: TwoStageModel, data: Dataset, config: TrainConfig, state: _State, loss: float) -> None:
-    probability = predict(model, data.log, data.vocabulary, data.validation).reshape(-1)
-    value = auc(data.validation.labels(np.arange(len(data.validation.chosen))), probability)
+def _validate(model: TwoStageModel, data: Dataset, config: TrainConfig, state: _State, loss: float, ranks: Ranks) -> None:
+    def measured() -> float:
+        probability = predict(model, data.log, data.vocabulary, data.validation).reshape(-1)
+        return auc(data.validation.labels(np.arange(len(data.validation.chosen))), probability)
+
+    value = ranks.from_first(measured)
     state.curve.append({"step": state.step, "loss": loss, "validation_auc": value})
     if state.best_auc is None or value > state.best_auc:
         state.best_auc, state.worse = value, 0

@@ -146,7 +146,10 @@ def train(
     skip_bad_rows: SkipBad = False,
     as_json: Json = False,
 ) -> None:
-    """Train DARE and add it to the artifacts as the current version. Ctrl-C keeps a checkpoint; the same command resumes."""
+    """Train DARE and add it to the artifacts as the current version. Ctrl-C keeps a checkpoint; the same command resumes.
+
+    Several processes share each step: torchrun --nproc-per-node 2 -m service train ...
+    """
     from service.commands.training import train_command
 
     train_command(

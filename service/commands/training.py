@@ -9,6 +9,7 @@ from typing import Any
 
 from model.config import PRESETS, TrainConfig, from_dict
 from model.data.impressions import impression_targets
+from model.data_parallel import Ranks, joined
 from model.dataset import Dataset, prepare
 from model.export import export
 from model.rivals import rival
@@ -52,7 +53,11 @@ def train_command(
         config = replace(config, protocol=replace(config.protocol, split=split))
     config = changed(config, settings)
     scoring_path(config.model)  # says now, not after the training, what cannot be served
-    emit(train_on(data, out, config, fresh, skip_bad_rows, impressions), as_json)
+    with joined() as ranks:
+        console.quiet = not ranks.first
+        trained = train_on(data, out, config, fresh, skip_bad_rows, impressions, ranks)
+        if trained is not None:
+            emit(trained, as_json)
 
 
 def changed(config: TrainConfig, settings: list[str]) -> TrainConfig:
@@ -76,12 +81,19 @@ def changed(config: TrainConfig, settings: list[str]) -> TrainConfig:
 
 
 def train_on(
-    folder: Path, out: Path, config: TrainConfig, fresh: bool = False, skip_bad_rows: bool = False, impressions: bool = False
-) -> dict[str, Any]:
-    """Train on a tidy folder and export; returns what happened, as plain JSON values.
+    folder: Path,
+    out: Path,
+    config: TrainConfig,
+    fresh: bool = False,
+    skip_bad_rows: bool = False,
+    impressions: bool = False,
+    ranks: Ranks | None = None,
+) -> dict[str, Any] | None:
+    """Train on a tidy folder and export; returns what happened, as plain JSON values, on the first rank alone.
 
     Args: `impressions` takes the logged impressions with their labels as targets, instead of behaviors and drawn negatives.
     """
+    ranks = ranks or Ranks()
     log = read(folder, skip_bad_rows)
     checkpoint = out / ".training" / "checkpoint.pt"
     if fresh:
@@ -90,7 +102,9 @@ def train_on(
         targets = impression_targets(folder, log, config.protocol) if impressions else None
         dataset = prepare(log, config, lambda text: status.update(f"preparing: {text}"), targets)
     console.print(f"{len(dataset.train.chosen):,} training targets of {log.num_users:,} users, {dataset.vocabulary.num_items:,} item rows")
-    trained = _with_progress(config, dataset, checkpoint)
+    trained = _with_progress(config, dataset, checkpoint, ranks)
+    if not ranks.first:
+        return None
     with console.status("scoring the test rows"):
         test = evaluate_examples(predict(trained.model, log, dataset.vocabulary, dataset.test), dataset.test, dataset.vocabulary)
     metrics = {"test": test, "curve": trained.curve, "seconds": round(trained.seconds, 1), "rows_per_s": round(trained.rows_per_s)}
@@ -103,7 +117,9 @@ def train_on(
     return {"version": version, **metrics}
 
 
-def _with_progress(config: TrainConfig, dataset: Dataset, checkpoint: Path) -> Trained:
+def _with_progress(config: TrainConfig, dataset: Dataset, checkpoint: Path, ranks: Ranks) -> Trained:
+    if ranks.size > 1:
+        console.print(f"{ranks.size} processes share each step")
     if checkpoint.exists():
         console.print(f"resuming from {checkpoint}", markup=False, soft_wrap=True)
     with progress_bar() as bar:
@@ -115,7 +131,7 @@ def _with_progress(config: TrainConfig, dataset: Dataset, checkpoint: Path) -> T
             bar.update(task, completed=progress.step, total=progress.total, note=note)
 
         try:
-            return train(config, dataset, checkpoint, report)
+            return train(config, dataset, checkpoint, report, ranks)
         except KeyboardInterrupt:
             console.print(f"interrupted; {checkpoint} is kept, run the same command again to resume", markup=False, soft_wrap=True)
             raise
