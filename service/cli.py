@@ -392,12 +392,24 @@ def bench_serve(
     seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="time to load each service")] = 20.0,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="turns that each service's time is divided into")] = 5,
     connections: Annotated[int, typer.Option("--connections", min=1, max=256, help="callers, who never wait between requests")] = 4,
+    litserve: Annotated[Path, typer.Option("--litserve", help="virtual environment that holds LitServe; left out where there is none")] = Path("build/litserve"),
+    lengths: Annotated[str, typer.Option("--lengths", help="histories whose cost a behavior is measured, 1..100000; empty: none")] = "1000,3000,10000,30000,100000",
+    processes: Annotated[str, typer.Option("--processes", help="numbers of processes whose shared memory is measured; empty: none")] = "1,2,4",
     as_json: Json = False,
 ) -> None:
-    """The whole request over HTTP, side by side with a straightforward FastAPI + torch service of the same model; scores are compared first."""
+    """The whole request over HTTP, side by side with FastAPI + torch and LitServe + torch services of the same model; scores are compared first.
+    Then what a behavior costs, by length, and what memory processes share."""
     from service.commands.bench_serve import bench_serve
 
-    bench_serve(artifacts, length, candidates, seconds, rounds, connections, as_json)
+    parts = _integers("--lengths", lengths, 100_000), _integers("--processes", processes, 64)
+    bench_serve(artifacts, length, candidates, seconds, rounds, connections, as_json, litserve, *parts)
+
+
+def _integers(option: str, text: str, most: int) -> list[int]:
+    values = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isdecimal() and 1 <= int(part) <= most for part in values):
+        raise typer.BadParameter(f"must be numbers in 1..{most} separated by commas, got {text!r}", param_hint=option)
+    return [int(part) for part in values]
 
 
 @app.command("key")

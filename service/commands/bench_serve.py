@@ -1,144 +1,136 @@
-"""`dare bench serve`: the whole request, side by side with a straightforward FastAPI + torch service of the same model."""
+"""`dare bench serve`: the whole request beside other ways to serve the same model, what a behavior costs, what processes share."""
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
-import re
-import socket
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from model.artifact import Artifact
-from model.item_hash import hash_item_ids
-from service.commands.terminal import emit, table
-from service.file_store import FileStore
+from service.bench.litserve_rival import can_run, litserve
+from service.bench.requests import Drawn, fill
+from service.bench.shared_memory import can_measure, held_by, together
+from service.bench.sides import OUTSIDE, Side, dare_serve, free_port, started
+from service.commands.terminal import console, emit, table
 
 _USERS = 8
 _TOLERANCE = 1e-5
-_START_S = 120.0
 
 
-@dataclass
-class Side:
-    """One of the services: its name and port, and what was measured of it. Latencies as the caller sees them and stages, ms."""
-
-    name: str
-    port: int
-    seconds: float = 0.0
-    latency_ms: list[float] = field(default_factory=list)
-    stages_ms: dict[str, list[float]] = field(default_factory=dict)
-
-    def summary(self) -> dict[str, Any]:
-        """Answers per second, and percentiles."""
-        total, *parts = (np.array(self.stages_ms.get(name, [])) for name in ("total", "queue", "search", "rank"))
-        # Waiting for a thread is the load's doing, not the service's.
-        overhead: list[float] = (total - sum(parts)).tolist()
-        stages = self.stages_ms | ({"outside queue and kernels": overhead} if overhead else {})
-        return {
-            "answers_per_s": len(self.latency_ms) / self.seconds,
-            "latency_ms": _percentiles(self.latency_ms),
-            "stages_ms": {name: _percentiles(values) for name, values in stages.items()},
-        }
-
-
-def bench_serve(artifacts: Path, length: int, candidates: int, seconds: float, rounds: int, connections: int, as_json: bool) -> None:
-    """See `dare bench serve`. Raises: RuntimeError when the two services do not agree."""
-    rng = np.random.default_rng(0)
-    artifact = Artifact(artifacts)
-    ids, start = artifact.array("item_id"), artifact.array("item_id_start")
-    items = [bytes(ids[start[i] : start[i + 1]]).decode() for i in range(len(start) - 1)]
-    now = int(artifact.config["as_of"])
-    history = rng.integers(0, len(items), (_USERS, length))
-    timestamp = np.sort(rng.integers(now - 300 * 86_400, now, (_USERS, length)), axis=1)
-    item_hash = hash_item_ids(items)[history]
-    bodies = [
-        json.dumps(
-            {"user_id": f"u{i % _USERS}", "candidates": [items[j] for j in rng.integers(0, len(items), candidates)], "timestamp": now}
-        ).encode()
-        for i in range(32)
-    ]
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
-        store = FileStore(Path(folder) / "store")
-        for user in range(_USERS):
-            store.load(f"u{user}", item_hash[user], timestamp[user])
-        store.close()
-        np.savez(Path(folder) / "histories.npz", item_hash=item_hash, timestamp=timestamp)
-        cores = os.cpu_count() or 1
-        sides = [running.enter_context(_ours(artifacts, Path(folder) / "store", cores))]
-        for threads in sorted({1, cores}):
-            sides.append(running.enter_context(_torch(artifacts, Path(folder) / "histories.npz", threads)))
-        difference = _check(sides, bodies)
-        for side in sides:
-            _load(side, bodies, connections, min(seconds, 2.0), keep=False)
-        for number in range(rounds):
-            # Sides take turns, and the order turns too: whatever else the machine does falls on all of them.
-            for side in sides if number % 2 == 0 else sides[::-1]:
-                _load(side, bodies, connections, seconds / rounds, keep=True)
+def bench_serve(
+    artifacts: Path,
+    length: int,
+    candidates: int,
+    seconds: float,
+    rounds: int,
+    connections: int,
+    as_json: bool,
+    litserve_in: Path,
+    lengths: list[int],
+    processes: list[int],
+) -> None:
+    """See `dare bench serve`. Raises: RuntimeError when the services do not agree."""
+    drawn = Drawn.of(artifacts)
     result: dict[str, Any] = {
         "length": length,
         "candidates": candidates,
         "connections": connections,
-        "cores": cores,
-        "model_version": artifact.version,
-        "largest_difference": difference,
-        "sides": {side.name: side.summary() for side in sides},
+        "cores": os.cpu_count() or 1,
+        "model_version": drawn.version,
     }
-    best = max(result["sides"][side.name]["answers_per_s"] for side in sides[1:])
-    result["times_the_throughput"] = result["sides"][sides[0].name]["answers_per_s"] / best
+    result |= _compared(drawn, artifacts, length, candidates, seconds, rounds, connections, litserve_in)
+    result["by_length"] = _by_length(drawn, artifacts, lengths, candidates, seconds / max(1, len(lengths)))
+    result["memory"] = _memory(drawn, artifacts, processes, length, candidates)
     emit(result, as_json)
     if not as_json:
         _show(result)
 
 
-@contextmanager
-def _ours(artifacts: Path, store: Path, threads: int) -> Iterator[Side]:
-    port = _free_port()
-    command = ["-m", "service", "serve", "--artifacts", str(artifacts), "--store", f"file:{store}", "--port", str(port)]
-    limits = {"DARE_DEVELOPMENT": "true", "DARE_INFERENCE_THREADS": str(threads), "DARE_QUEUE_WAIT_MS": "60000", "OMP_NUM_THREADS": "1"}
-    with _process(command, limits, port):
-        yield Side("dare serve", port)
+def _compared(
+    drawn: Drawn, artifacts: Path, length: int, candidates: int, seconds: float, rounds: int, connections: int, litserve_in: Path
+) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    users = [f"u{i}" for i in range(_USERS)]
+    item_hash, timestamp = drawn.histories(rng, _USERS, length)
+    bodies = drawn.bodies(rng, users, candidates, 32)
+    cores, skipped = os.cpu_count() or 1, dict[str, str]()
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
+        histories = Path(folder) / "histories.npz"
+        np.savez(histories, item_hash=item_hash, timestamp=timestamp)
+        sides = [running.enter_context(dare_serve(artifacts, fill(Path(folder) / "store", users, item_hash, timestamp), cores))]
+        for threads in sorted({1, cores}):
+            sides.append(running.enter_context(_torch(artifacts, histories, threads)))
+        able, reason = can_run(litserve_in)
+        if able:
+            sides.append(running.enter_context(litserve(litserve_in, artifacts, histories, cores)))
+        else:
+            skipped["LitServe + torch"] = reason
+            console.print(f"LitServe is left out: {reason}", markup=False)
+        difference = _check(sides, bodies)
+        for side in sides:
+            side.load(bodies, connections, min(seconds, 2.0), keep=False)
+        for number in range(rounds):
+            # Sides take turns, and the order turns too: whatever else the machine does falls on all of them.
+            for side in sides if number % 2 == 0 else sides[::-1]:
+                side.load(bodies, connections, seconds / rounds)
+    ours, *others = (side.summary() for side in sides)
+    return {
+        "largest_difference": difference,
+        "sides": {side.name: side.summary() for side in sides},
+        "left_out": skipped,
+        "times_the_throughput": ours["answers_per_s"] / max(other["answers_per_s"] for other in others),
+    }
+
+
+def _by_length(drawn: Drawn, artifacts: Path, lengths: list[int], candidates: int, seconds: float) -> list[dict[str, Any]]:
+    """One caller, one prepared user of each length: stage times, and the nanoseconds of a behavior and candidate."""
+    rng, rows = np.random.default_rng(1), list[dict[str, Any]]()
+    with tempfile.TemporaryDirectory() as folder:
+        for length in lengths:
+            item_hash, timestamp = drawn.histories(rng, 1, length)
+            bodies = drawn.bodies(rng, ["u"], candidates, 8)
+            with dare_serve(artifacts, fill(Path(folder) / str(length), ["u"], item_hash, timestamp), 1) as side:
+                side.load(bodies, 1, min(seconds, 0.5), keep=False)
+                side.load(bodies, 1, seconds)
+            median = {name: times["p50"] for name, times in side.summary()["stages_ms"].items()}
+            stages = {name: median[name] for name in ("total", "search", "rank", OUTSIDE)}
+            rows.append({"length": length, "ns_a_pair": median["search"] * 1e6 / (length * candidates)} | stages)
+    return rows
+
+
+def _memory(drawn: Drawn, artifacts: Path, processes: list[int], length: int, candidates: int) -> list[dict[str, Any]]:
+    """N processes serve the same artifact, each with one user asked for: what they hold together."""
+    able, reason = can_measure()
+    if not able:
+        console.print(f"memory is left out: {reason}", markup=False)
+        return []
+    rng, rows = np.random.default_rng(2), list[dict[str, Any]]()
+    item_hash, timestamp = drawn.histories(rng, 1, length)
+    bodies = drawn.bodies(rng, ["u"], candidates, 8)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
+        sides = list[Side]()
+        for count in sorted(processes):
+            while len(sides) < count:
+                store = fill(Path(folder) / str(len(sides)), ["u"], item_hash, timestamp)
+                sides.append(running.enter_context(dare_serve(artifacts, store, 1)))
+            for side in sides:
+                side.load(bodies, 1, 0.2, keep=False)
+            rows.append({"processes": count} | together([held_by(side.pid, artifacts) for side in sides]))
+    return rows
 
 
 @contextmanager
 def _torch(artifacts: Path, histories: Path, threads: int) -> Iterator[Side]:
-    port = _free_port()
-    command = ["-m", "service.commands.torch_server", str(artifacts), str(histories), str(port), str(threads)]
-    with _process(command, {}, port):
-        yield Side(f"FastAPI + torch, {threads} thread{'s' * (threads > 1)} a request", port)
-
-
-@contextmanager
-def _process(command: list[str], environment: dict[str, str], port: int) -> Iterator[None]:
-    process = subprocess.Popen([sys.executable, *command], env=os.environ | environment, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    try:
-        until = time.monotonic() + _START_S
-        while True:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            if process.poll() is not None:
-                raise RuntimeError(f"{' '.join(command[:3])} ended with status {process.returncode}: {process.stderr.read()[-500:]}")
-            if time.monotonic() > until:
-                raise RuntimeError(f"{' '.join(command[:3])} did not listen within {_START_S:.0f} s")
-            time.sleep(0.05)
-        yield
-    finally:
-        process.kill()
-        process.wait()
-        process.stderr.close()
+    port = free_port()
+    command = [sys.executable, "-m", "service.bench.torch_server", str(artifacts), str(histories), str(port), str(threads)]
+    with started(command, {}, port) as pid:
+        yield Side(f"FastAPI + torch, {threads} thread{'s' * (threads > 1)} a request", port, pid)
 
 
 def _check(sides: list[Side], bodies: list[bytes]) -> float:
@@ -147,60 +139,13 @@ def _check(sides: list[Side], bodies: list[bytes]) -> float:
     for body in bodies[:_USERS]:
         scores = []
         for side in sides:
-            connection = http.client.HTTPConnection("127.0.0.1", side.port, timeout=60)
-            status, content, _ = _post(connection, body)
+            connection = side.connected()
+            scores.append(np.array(json.loads(side.post(connection, body)[0])["scores"]))
             connection.close()
-            if status != 200:
-                raise RuntimeError(f"{side.name} answered {status}: {content[:300]!r}")
-            scores.append(np.array(json.loads(content)["scores"]))
         largest = max(largest, *(float(np.abs(other - scores[0]).max()) for other in scores[1:]))
     if largest > _TOLERANCE:
         raise RuntimeError(f"the services' scores differ by {largest:.1e}, more than {_TOLERANCE:g}: nothing to compare")
     return largest
-
-
-def _load(side: Side, bodies: list[bytes], connections: int, seconds: float, keep: bool) -> None:
-    """Keep `connections` callers busy, who never wait between requests."""
-    until = time.perf_counter() + seconds
-    collected: list[tuple[float, str]] = []
-
-    def call(first: int) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", side.port, timeout=60)
-        place = first
-        while time.perf_counter() < until:
-            began = time.perf_counter()
-            status, content, timing = _post(connection, bodies[place % len(bodies)])
-            if status != 200:
-                raise RuntimeError(f"{side.name} answered {status}: {content[:300]!r}")
-            collected.append(((time.perf_counter() - began) * 1e3, timing))
-            place += 1
-        connection.close()
-
-    began = time.perf_counter()
-    with ThreadPoolExecutor(connections) as callers:
-        list(callers.map(call, range(connections)))
-    if keep:
-        side.seconds += time.perf_counter() - began
-        side.latency_ms += [latency for latency, _ in collected]
-        for _, timing in collected:
-            for name, value in re.findall(r"(\w+);dur=([\d.]+)", timing):
-                side.stages_ms.setdefault(name, []).append(float(value))
-
-
-def _post(connection: http.client.HTTPConnection, body: bytes) -> tuple[int, bytes, str]:
-    connection.request("POST", "/v1/score", body, {"Content-Type": "application/json"})
-    response = connection.getresponse()
-    return response.status, response.read(), response.headers.get("Server-Timing", "")
-
-
-def _percentiles(values: list[float]) -> dict[str, float]:
-    return {f"p{p}": round(float(np.percentile(values, p)), 3) for p in (50, 99)}
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port: int = listening.getsockname()[1]
-        return port
 
 
 def _show(result: dict[str, Any]) -> None:
@@ -215,3 +160,9 @@ def _show(result: dict[str, Any]) -> None:
         f"scores differ by at most {result['largest_difference']:.0e}; {result['times_the_throughput']:.1f} times the throughput",
         rows,
     )
+    if result["by_length"]:
+        named = {"length": "behaviors", "ns_a_pair": "search, ns a behavior and candidate"}
+        rows = [{named.get(name, f"{name}, ms p50"): value for name, value in row.items()} for row in result["by_length"]]
+        table(f"one caller, one prepared user, {result['candidates']} candidates", rows)
+    if result["memory"]:
+        table("processes of one artifact together, MB (proportional: a page of n processes counts 1/n in each)", result["memory"])

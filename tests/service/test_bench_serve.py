@@ -19,8 +19,12 @@ def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 1)
 
 
+NOWHERE = {"litserve_in": Path("no such environment"), "lengths": [], "processes": []}
+
+
 def test_both_services_agree_and_are_timed(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
-    bench_serve(tiny.artifacts, length=300, candidates=40, seconds=0.4, rounds=2, connections=2, as_json=True)
+    shapes = {"lengths": [30], "processes": [2]}
+    bench_serve(tiny.artifacts, 300, 40, seconds=0.4, rounds=2, connections=2, as_json=True, **NOWHERE | shapes)
     result = json.loads(capsys.readouterr().out)
     assert result["largest_difference"] <= 1e-5 and result["model_version"] == tiny.version
     ours = result["sides"].pop("dare serve")
@@ -30,6 +34,13 @@ def test_both_services_agree_and_are_timed(tiny: Tiny, capsys: pytest.CaptureFix
     assert result["times_the_throughput"] == pytest.approx(
         ours["answers_per_s"] / max(side["answers_per_s"] for side in baselines), rel=1e-6
     )
+    assert "venv" in result["left_out"]["LitServe + torch"], "what is left out says what to do"
+    assert [row["length"] for row in result["by_length"]] == [30]
+    assert all(row["ns_a_pair"] == pytest.approx(row["search"] * 1e6 / row["length"] / 40) for row in result["by_length"])
+    (memory,) = result["memory"]
+    assert memory["processes"] == 2 and 0 < memory["tables_proportional"] < memory["tables_resident"] < memory["resident"]
+    # Both map the same files: a page counts half in each, and one more time for whoever else maps it.
+    assert memory["tables_proportional"] <= memory["tables_resident"] * 0.75
 
 
 def test_services_that_differ_are_not_timed(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,4 +51,4 @@ def test_services_that_differ_are_not_timed(tiny: Tiny, tmp_path: Path, monkeypa
     (tmp_path / "b" / "CURRENT").write_text(other + "\n")
     monkeypatch.setattr(module, "_torch", lambda _, histories, threads: original(tmp_path / "b", histories, threads))
     with pytest.raises(RuntimeError, match="nothing to compare"):
-        bench_serve(tmp_path / "a", length=50, candidates=5, seconds=0.1, rounds=1, connections=1, as_json=True)
+        bench_serve(tmp_path / "a", 50, 5, seconds=0.1, rounds=1, connections=1, as_json=True, **NOWHERE)

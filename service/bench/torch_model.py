@@ -1,4 +1,4 @@
-"""The straightforward implementation that `dare bench serve` compares with: FastAPI, pydantic and torch, one endpoint, the same model.
+"""The model in plain torch: what the services that `dare bench serve` compares with score with.
 
 It is what a competent engineer writes in a day. It is given more than that: each user's history is mapped to rows and the records behind
 the candidate features are built when it starts, so that a request pays for the model alone.
@@ -6,19 +6,17 @@ the candidate features are built when it starts, so that a request pays for the 
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
-import uvicorn
-from fastapi import FastAPI
 from pydantic import BaseModel
 from torch import Tensor
 
 from model.artifact import Artifact
 from model.item_hash import hash_item_ids
 from model.recency import bucket_of_recency
+from model.request_features import numpy_features
 from model.runtime import ScoringRuntime
 from model.user_state import UserState
 
@@ -77,8 +75,8 @@ class TorchModel:
         interest_NR = (score_NK.softmax(dim=1)[:, :, None] * kept_NKR).sum(dim=1)
         mass_N1 = torch.log1p(score_NK.exp().sum(dim=1, keepdim=True))
         target_NR = torch.cat([self._repr[0][item_N], self._repr[1][category_N], self._repr[2][0].expand(len(item_N), -1)], dim=1)
-        # The candidate features are the model's own NumPy code: they are the same on both sides.
-        extra_NE = torch.from_numpy(self.runtime._features(user, candidate_hash, place, request.timestamp))
+        # The candidate features are the NumPy code that training uses.
+        extra_NE = torch.from_numpy(numpy_features(user, self.runtime.catalogue, candidate_hash, place, request.timestamp))
         head = self._head
         x = torch.cat([target_NR, interest_NR, target_NR * interest_NR, mass_N1, extra_NE], dim=1)
         x = torch.nn.functional.prelu(x @ head["w1"] + head["b1"], head["slope"][0])
@@ -87,21 +85,8 @@ class TorchModel:
         return probability
 
 
-def create_app(artifacts: Path, histories: Path) -> FastAPI:
-    """The application. `histories` an .npz with `item_hash` u64 [U, L] and `timestamp` i64 [U, L] of users u0, u1, ..."""
-    model = TorchModel(artifacts)
+def users_of(model: TorchModel, histories: Path) -> dict[str, UserState]:
+    """The users u0, u1, ... of an .npz with `item_hash` u64 [U, L] and `timestamp` i64 [U, L], prepared."""
     with np.load(histories) as held:
         prepared = [model.runtime.prepare(*history) for history in zip(held["item_hash"], held["timestamp"], strict=True)]
-    users = {f"u{place}": user for place, user in enumerate(prepared)}
-    app = FastAPI()
-
-    @app.post("/v1/score")
-    def score(request: ScoreRequest) -> dict[str, list[float]]:
-        return {"scores": model.score(users[request.user_id], request)}
-
-    return app
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(int(sys.argv[4]))
-    uvicorn.run(create_app(Path(sys.argv[1]), Path(sys.argv[2])), port=int(sys.argv[3]), log_level="warning", access_log=False)
+    return {f"u{place}": user for place, user in enumerate(prepared)}
