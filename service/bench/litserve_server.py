@@ -1,10 +1,7 @@
 """The same torch model behind LitServe, for `dare bench serve`: one inference process per core, one torch thread each."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
-from typing import Any
 
 import litserve
 import torch
@@ -13,7 +10,7 @@ from service.bench.torch_model import ScoreRequest, TorchModel, users_of
 
 
 class ScoreAPI(litserve.LitAPI):  # type: ignore[misc]
-    """POST /v1/score. Each inference process loads the model for itself."""
+    """POST /v1/score. Each inference process loads the model for itself. LitServe reads the annotations: they must not be texts."""
 
     def __init__(self, artifacts: Path, histories: Path) -> None:
         super().__init__(api_path="/v1/score")
@@ -24,8 +21,8 @@ class ScoreAPI(litserve.LitAPI):  # type: ignore[misc]
         self._model = TorchModel(self._artifacts)
         self._users = users_of(self._model, self._histories)
 
-    def decode_request(self, request: dict[str, Any]) -> ScoreRequest:
-        return ScoreRequest(**request)
+    def decode_request(self, request: ScoreRequest) -> ScoreRequest:
+        return request
 
     def predict(self, request: ScoreRequest) -> list[float]:
         return self._model.score(self._users[request.user_id], request)
