@@ -59,6 +59,7 @@ RIVALS: dict[str, Rival] = {
     "twin_no_tr": lambda model: replace(_twin(model), target_aware=False),
     "twin_4e": lambda model: replace(model, tables="untied"),
     "twin_proj": lambda model: replace(model, tables="projected"),
+    "mirrn_like": _staged("three_queries", "segment_attention", "fourier"),
     "twin_v2_like": _staged("clusters", "target_attention"),
     "transact_like": _staged("nearest_and_newest", "max", "transformer"),
     "stca_like": _staged("everything", "stacked_cross_attention"),

@@ -7,7 +7,6 @@ import math
 import torch
 from torch import Tensor, nn
 
-from model.recency import NUM_BUCKETS
 from model.stages.protocols import Content, Kept
 
 
@@ -35,8 +34,8 @@ def weighted_contents(weight_MHK: Tensor, kept: Kept, content: Content) -> Tenso
         index_MHK = index_MK[:, None].expand(-1, heads, -1)
         return weight_MHK.new_zeros(size, heads, places).scatter_add(2, index_MHK, weight_MHK)
 
-    weight_MHL = weight_MHK if kept.whole else spread(kept.index_MK, len(rows_LD))
-    return torch.cat([weight_MHL @ rows_LD, spread(kept.recency_MK, NUM_BUCKETS) @ content.recency_PD], dim=2)
+    weight_MHL = weight_MHK if kept.whole else spread(kept.index_MK, rows_LD.shape[0])
+    return torch.cat([weight_MHL @ rows_LD, spread(kept.recency_MK, content.recency_PD.shape[0]) @ content.recency_PD], dim=2)
 
 
 def masked_softmax(score: Tensor, valid: Tensor) -> Tensor:

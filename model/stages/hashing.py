@@ -23,6 +23,14 @@ class Hyperplanes(nn.Module):
         return rows_XD.detach().double() @ self.planes >= 0
 
 
+def equal_bits(one_MB: Tensor, other_LB: Tensor) -> Tensor:
+    """Bits in which fingerprints agree, their number less the Hamming distance: whole numbers in float32, [M, L]."""
+    one, other = one_MB.float(), other_LB.float()
+    differ_ML = one.sum(dim=1, keepdim=True) + other.sum(dim=1) - 2 * (one @ other.T)
+    equal_ML: Tensor = one.shape[1] - differ_ML
+    return equal_ML
+
+
 def checked(name: str, value: object, least: int, most: int) -> None:
     """Raises: ValueError naming an option that is not an integer in `least`..`most`."""
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:

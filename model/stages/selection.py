@@ -27,9 +27,8 @@ def best(score_ML: Tensor, k: int) -> Tensor:
 def newest_best(level_ML: Tensor, batch: UserBatch, visible_TL: Tensor, k: int) -> Tensor:
     """Indices of the k highest of each row that are visible, newest first among equals: int64 [M, min(k, L)].
 
-    `level_ML` whole numbers (or -inf: never) of which level * 2^17 is exact in its dtype: below 2^7 in float32, below 2^36 in float64. No
-    two keys are equal, so every runtime finds the same ones.
+    M = T * C rows, or T rows that are the same for all candidates. `level_ML` whole numbers (or -inf: never) of which level * 2^17 is exact
+    in its dtype: below 2^7 in float32, below 2^36 in float64. No two keys are equal, so every runtime finds the same ones.
     """
-    num_targets, candidates = batch.target_item_TC.shape
-    level_TCL = level_ML.view(num_targets, candidates, -1) * PLACES - batch.recency_TL()[:, None]
+    level_TCL = level_ML.view(batch.length_T.shape[0], -1, level_ML.shape[1]) * PLACES - batch.recency_TL()[:, None]
     return best(level_TCL.masked_fill(~visible_TL[:, None], float("-inf")).flatten(0, 1), k)

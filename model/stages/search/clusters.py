@@ -20,8 +20,8 @@ from model.tables import Rows
 class ClusterSearch(nn.Module):
     """The behaviors of the K clusters with the highest s_g + log n_g, each with its cluster's score s_g.
 
-    A cluster holds the visible behaviors that share a hash; n_g is their number and s_g the score of their mean vectors, which is the mean of
-    their scores. Softmax over the behaviors then gives each cluster n_g exp(s_g) and each member an equal part of it: the weight of
+    A cluster holds the visible behaviors that share a hash; n_g is their number and s_g the score of their mean vectors, which is the mean
+    of their scores. Softmax over the behaviors then gives each cluster n_g exp(s_g) and each member an equal part of it: the weight of
     TWIN V2, on the mean of the members. Args: `score`; `hashes` whose b bits make 2^b clusters; `kept` K.
     """
 

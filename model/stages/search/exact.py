@@ -24,7 +24,7 @@ class ExactSearch(nn.Module):
 
     def forward(self, batch: UserBatch, attn: Rows) -> Kept:
         num_targets, num_candidates = batch.target_item_TC.shape
-        length = len(batch.item_L)
+        length = batch.item_L.shape[0]
         content_ML = self.score.content(attn)
         with torch.no_grad():
             bias_TL = self.score.visible_bias(batch)

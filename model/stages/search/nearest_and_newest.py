@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -41,9 +41,7 @@ class NearestAndNewest(nn.Module):
             newest_MS = newest_TS.repeat_interleave(candidates, dim=0)
             real_MK = torch.cat([near_ML.gather(1, nearest_MK) > NEG_INF, newest_MS >= 0], dim=1)
             index_MK = torch.cat([nearest_MK, newest_MS.clamp_min(0)], dim=1)
-        kept = self.score.at(batch, self.score.content(attn), index_MK)
-        valid_MK = kept.valid_MK & real_MK
-        return replace(kept, score_MK=kept.score_MK.masked_fill(~valid_MK, NEG_INF), valid_MK=valid_MK)
+        return self.score.of(batch, attn, index_MK, real_MK)
 
 
 @register("search", "nearest_and_newest", "TransAct V2 (arXiv 2506.02267)")

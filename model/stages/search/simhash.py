@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from model.batch import UserBatch
-from model.stages.hashing import Hyperplanes, checked
+from model.stages.hashing import Hyperplanes, checked, equal_bits
 from model.stages.protocols import Kept
 from model.stages.registry import Parts, register
 from model.stages.scores import DareScore
@@ -30,12 +30,8 @@ class SimHashSearch(nn.Module):
         return self.score.of(batch, attn, index_MK)
 
     def equal_bits(self, attn: Rows) -> Tensor:
-        """Bits in which the fingerprints agree: m less the Hamming distance, whole numbers in float32, [M, L]."""
-        target_MX, behavior_LX = self.hashes(attn.target_MD).float(), self.hashes(attn.behavior_LD).float()
-        both_ML = target_MX @ behavior_LX.T
-        differ_ML = target_MX.sum(dim=1, keepdim=True) + behavior_LX.sum(dim=1) - 2 * both_ML
-        equal_ML: Tensor = target_MX.shape[1] - differ_ML
-        return equal_ML
+        """Bits in which the fingerprints agree: [M, L]."""
+        return equal_bits(self.hashes(attn.target_MD), self.hashes(attn.behavior_LD))
 
 
 @register("search", "simhash", "ETA (arXiv 2108.04468)")

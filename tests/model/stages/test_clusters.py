@@ -14,7 +14,8 @@ from model.batch import UserBatch
 from model.config import ModelConfig, StageSpec
 from model.stages.pooling_content import kept_content
 from model.two_stage import TwoStageModel
-from tests.model.test_two_stage import SMALL, batch, logits, made
+from tests.model.small_models import batch, logits, made
+from tests.model.test_two_stage import SMALL
 
 Vector = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -90,5 +91,5 @@ def test_later_behaviors_change_no_cluster() -> None:
 
 
 def test_too_many_clusters_are_refused() -> None:
-    with pytest.raises(ValueError, match="bits must be an integer in 1..12, got 13"):
+    with pytest.raises(ValueError, match=r"bits must be an integer in 1\.\.12, got 13"):
         made(config(13))

@@ -14,7 +14,8 @@ from model.batch import UserBatch
 from model.config import ModelConfig, StageSpec
 from model.recency import bucket_of_recency
 from model.two_stage import TwoStageModel
-from tests.model.test_two_stage import KEPT, SMALL, batch, made
+from tests.model.small_models import batch, made
+from tests.model.test_two_stage import KEPT, SMALL
 
 TOLERANCE = 1e-11
 

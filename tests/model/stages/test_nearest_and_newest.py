@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from model.config import ModelConfig, StageSpec
-from tests.model.test_two_stage import KEPT, SMALL, batch, made
+from tests.model.small_models import batch, made
+from tests.model.test_two_stage import KEPT, SMALL
 
 NEWEST = 6
 SEARCH = StageSpec("nearest_and_newest", {"newest": NEWEST})

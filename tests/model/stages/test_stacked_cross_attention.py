@@ -14,7 +14,8 @@ from model.config import StageSpec
 from model.stages.cross_attention import FoldedAttention, masked_softmax
 from model.stages.pooling_content import kept_content
 from model.stages.protocols import Content, Kept
-from tests.model.test_two_stage import SMALL, batch, made
+from tests.model.small_models import batch, made
+from tests.model.test_two_stage import SMALL
 
 STACKED = StageSpec("stacked_cross_attention", {"layers": 2, "heads": 3, "head_width": 4, "hidden": 7})
 CONFIG = replace(SMALL, attn_width=6, tables="shared", pooling=STACKED)

@@ -13,7 +13,8 @@ from torch.nn import functional
 from model.config import StageSpec
 from model.stages.pooling.maximum import Maximum
 from model.stages.pooling_content import kept_content
-from tests.model.test_two_stage import SMALL, batch, made
+from tests.model.small_models import batch, made
+from tests.model.test_two_stage import SMALL
 
 ENCODER = StageSpec("transformer", {"layers": 2, "heads": 3, "head_width": 4, "hidden": 7})
 CONFIG = replace(SMALL, attn_width=6, tables="shared", encoder=ENCODER, pooling=StageSpec("max"))
