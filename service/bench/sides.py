@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -98,7 +100,10 @@ def dare_serve(artifacts: Path, store: str, threads: int) -> Iterator[Side]:
 @contextmanager
 def started(command: list[str], environment: dict[str, str], port: int) -> Iterator[int]:
     """A process that listens on `port`, ended on leaving; yields its id. Raises: RuntimeError when it ends or does not listen in time."""
-    process = subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    # A group of its own: a service may start processes that outlive it.
+    process = subprocess.Popen(
+        command, env=os.environ | environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, process_group=0
+    )
     assert process.stderr is not None
     shown = " ".join(command[1:4])
     try:
@@ -114,7 +119,8 @@ def started(command: list[str], environment: dict[str, str], port: int) -> Itera
             time.sleep(0.05)
         yield process.pid
     finally:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         process.stderr.close()
 
