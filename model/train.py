@@ -18,7 +18,7 @@ from torch import Tensor
 
 from model.config import TrainConfig
 from model.data.log import InteractionLog
-from model.data_parallel import Ranks
+from model.data_parallel import Chunk, Ranks
 from model.dataset import Dataset, Examples, Vocabulary, steps
 from model.metrics import auc, evaluate
 from model.two_stage import TwoStageModel
@@ -98,14 +98,13 @@ def train(
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     model = build(config, data)
     ranks.synchronise(model)
-    optimizer = _optimizer(model, config)
+    optimizer = optimizer_of(model, config)
     state = _State()
     fingerprint = {"config": asdict(config), "data": data.log.digest(), "rows": int(data.train.extra.size)}
     if checkpoint is not None and checkpoint.exists():
         _load(checkpoint, model, optimizer, state, fingerprint)
     ranks.check_same("the data, the configuration and the step to continue from", (fingerprint, state.step, state.best_auc))
-    per_step = _targets_per_step(config, data.train)
-    epochs = [list(steps(data.train.chunks(config.targets_per_chunk, _epoch_rng(config, i)), per_step)) for i in range(config.epochs)]
+    epochs = [epoch_steps(config, data.train, i) for i in range(config.epochs)]
     schedule = [step for epoch in epochs for step in epoch]
     total = len(schedule)
     first = np.cumsum([0, *(len(epoch) for epoch in epochs)])
@@ -119,7 +118,7 @@ def train(
             chunks = schedule[state.step]
             for group, rate in zip(optimizer.param_groups, (config.embedding_learning_rate, config.learning_rate), strict=True):
                 group["lr"] = rate * (1 - state.step / total)
-            loss = _step(model, optimizer, data, chunks, ranks)
+            loss = step(model, optimizer, (data.log, data.vocabulary, data.train), chunks, ranks)
             state.step += 1
             if not math.isfinite(loss):
                 raise DivergedError(f"training diverged: the loss is {loss} at step {state.step} of {total}; lower the learning rates")
@@ -137,6 +136,41 @@ def train(
     model.eval()
     seconds = time.monotonic() - started
     return Trained(model, state.curve, seconds, rows / max(seconds, 1e-9))
+
+
+def epoch_steps(config: TrainConfig, examples: Examples, epoch: int) -> list[list[Chunk]]:
+    """The optimiser steps of an epoch, each a list of chunks; their order is drawn from the seed and the epoch."""
+    return list(steps(examples.chunks(config.targets_per_chunk, _epoch_rng(config, epoch)), _targets_per_step(config, examples)))
+
+
+def optimizer_of(model: TwoStageModel, config: TrainConfig) -> torch.optim.Adam:
+    """Adam with two groups, the tables and all else, each at its own rate."""
+    embedding = list(model.tables.parameters())
+    known = {id(parameter) for parameter in embedding}
+    other = [parameter for parameter in model.parameters() if id(parameter) not in known]
+    return torch.optim.Adam(
+        [{"params": embedding, "lr": config.embedding_learning_rate}, {"params": other, "lr": config.learning_rate}], fused=False
+    )
+
+
+def step(
+    model: TwoStageModel,
+    optimizer: torch.optim.Adam,
+    data: tuple[InteractionLog, Vocabulary, Examples],
+    chunks: list[Chunk],
+    ranks: Ranks,
+) -> float:
+    """One optimiser step on the chunks' rows; returns the loss before it, of the rows of all ranks."""
+    log, vocabulary, examples = data
+    own = ranks.take(chunks, lambda rows: examples.work(log, rows))
+    label = torch.from_numpy(np.concatenate([examples.labels(rows) for rows in own]))
+    batches = [examples.batch(log, vocabulary, rows) for rows in own]
+    optimizer.zero_grad()
+    loss = ranks.share * model.loss(batches, label)
+    loss.backward()  # type: ignore[no-untyped-call]
+    total = ranks.sum_gradients(model.parameters(), loss)
+    optimizer.step()
+    return total
 
 
 def predict(
@@ -196,33 +230,6 @@ def _targets_per_step(config: TrainConfig, examples: Examples) -> int:
 
 def _epoch_rng(config: TrainConfig, epoch: int) -> np.random.Generator:
     return np.random.default_rng([config.seed, epoch])
-
-
-def _optimizer(model: TwoStageModel, config: TrainConfig) -> torch.optim.Adam:
-    embedding = list(model.tables.parameters())
-    known = {id(parameter) for parameter in embedding}
-    other = [parameter for parameter in model.parameters() if id(parameter) not in known]
-    return torch.optim.Adam(
-        [{"params": embedding, "lr": config.embedding_learning_rate}, {"params": other, "lr": config.learning_rate}], fused=False
-    )
-
-
-def _step(
-    model: TwoStageModel,
-    optimizer: torch.optim.Adam,
-    data: Dataset,
-    chunks: list[np.ndarray[tuple[int, ...], np.dtype[np.intp]]],
-    ranks: Ranks,
-) -> float:
-    own = ranks.take(chunks, lambda rows: data.train.work(data.log, rows))
-    label = torch.from_numpy(np.concatenate([data.train.labels(rows) for rows in own]))
-    batches = [data.train.batch(data.log, data.vocabulary, rows) for rows in own]
-    optimizer.zero_grad()
-    loss = ranks.share * model.loss(batches, label)
-    loss.backward()  # type: ignore[no-untyped-call]
-    total = ranks.sum_gradients(model.parameters(), loss)
-    optimizer.step()
-    return total
 
 
 def _validate(model: TwoStageModel, data: Dataset, config: TrainConfig, state: _State, loss: float, ranks: Ranks) -> None:

@@ -412,6 +412,25 @@ def _integers(option: str, text: str, most: int) -> list[int]:
     return [int(part) for part in values]
 
 
+@bench_app.command("train")
+def bench_train(
+    data: DataDir,
+    fuxictr_python: Annotated[
+        Path | None, typer.Option("--fuxictr-python", help="interpreter that has FuxiCTR (pip install fuxictr); left out without")
+    ] = None,
+    length: Annotated[
+        list[int] | None, typer.Option("--length", min=1, max=100_000, help="history lengths to measure a step at; default: 1000 to 64000")
+    ] = None,
+    seconds: Annotated[float, typer.Option("--seconds", min=0, help="time for the sides' turns; five rounds are made at least")] = 60.0,
+    out: Annotated[Path | None, typer.Option("--out", help="directory for dated result files: text and JSON")] = None,
+    as_json: Json = False,
+) -> None:
+    """Training steps a second as published, beside a plain torch model and FuxiCTR on the same rows; losses are compared first."""
+    from service.commands.bench_train import bench_train
+
+    bench_train(data, fuxictr_python, length or [1000, 4000, 16_000, 64_000], seconds, out, as_json)
+
+
 @app.command("key")
 def key(
     name: Annotated[str, typer.Argument(help="what the key is called in refusals", show_default=False)],
