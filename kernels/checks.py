@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,10 @@ def array(name: str, value: Any, dtype: type[np.generic], shape: tuple[int | Non
     """
     if not isinstance(value, np.ndarray):
         raise ValueError(f"{name} must be a NumPy array, got {type(value).__name__}")
-    if value.dtype != np.dtype(dtype):
+    if value.dtype != dtype:
         raise ValueError(f"{name} must have dtype {np.dtype(dtype)}, got {value.dtype}")
-    matches = value.ndim == len(shape) and all(want is None or want == have for want, have in zip(shape, value.shape, strict=True))
-    if not matches:
+    have = value.shape
+    if len(have) != len(shape) or any(want is not None and want != size for want, size in zip(shape, have, strict=True)):
         expected = ", ".join("any" if want is None else str(want) for want in shape)
         raise ValueError(f"{name} must have shape [{expected}], got {list(value.shape)}")
     return np.ascontiguousarray(value)
@@ -30,7 +31,8 @@ def finite(name: str, value: npt.NDArray[np.float32]) -> None:
     """Raises: ValueError naming the first place and value that is NaN or infinite."""
     # A float64 sum of float32 values cannot overflow, so it is finite exactly when all of them are; infinities of both signs give NaN.
     if value.size <= _FEW:
-        if np.isfinite(value).all():
+        # A sum of squares is finite only where all values are; where it overflows, they are looked at one by one.
+        if math.isfinite(np.vdot(value, value)):
             return
     else:
         with np.errstate(invalid="ignore"):

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from kernels import native_library
 from kernels.lookup.hash_index import U64, HashIndex
+from kernels.native_library import address
 
 
 class _LookupCall(ctypes.Structure):
@@ -31,20 +32,18 @@ def can_run(known: U64 | HashIndex | None = None) -> tuple[bool, str]:
 def lookup(wanted: U64, known: U64 | HashIndex) -> npt.NDArray[np.int32]:
     """See `kernels.lookup_rows`. Raises: RuntimeError when the library refuses the call, with the reason."""
     assert isinstance(known, HashIndex)
-    (library, _), (level, reason) = native_library.library(), native_library.level()
-    if library is None or level is None:
-        raise RuntimeError(f"look-up backend 'native' cannot run: {reason}")
+    library, level = native_library.ready("look-up")
     row = np.empty(len(wanted), dtype=np.int32)
     call = _LookupCall(
         struct_bytes=ctypes.sizeof(_LookupCall),
         num_wanted=len(wanted),
         num_rows=len(known),
-        wanted=wanted.ctypes.data,
-        sorted=known.sorted_hash_V.ctypes.data,
-        bucket_start=known.bucket_start_B1.ctypes.data,
-        row=row.ctypes.data,
+        wanted=address(wanted),
+        sorted=address(known.sorted_hash_V),
+        bucket_start=address(known.bucket_start_B1),
+        row=address(row),
         shift=known.shift,
-        level=native_library.LEVELS[level],
+        level=level,
     )
     status = library.dare_lookup(ctypes.byref(call))
     if status != 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +12,10 @@ from kernels.search.keys import ItemBonus, SearchKeys
 
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
+_MOST = float(np.finfo(np.float32).max)
 
 
-@dataclass(frozen=True, slots=True)
-class SearchArguments:
+class SearchArguments(NamedTuple):
     """The arguments of `search_topk`, checked; optional ones are None."""
 
     target_NA: F32
@@ -65,8 +65,8 @@ def checked(
         within("bonus.index", index, 0, length)
         if start[0] != 0 or start[-1] != len(index) or (np.diff(start) < 0).any():
             raise ValueError(f"bonus.start_N1 must rise from 0 to {len(index)}, got {start[0]}..{start[-1]}")
-        if not np.isfinite(bonus.value):
-            raise ValueError(f"bonus.value must be finite, got {bonus.value}")
+        if not abs(bonus.value) <= _MOST:
+            raise ValueError(f"bonus.value must be finite in float32, got {bonus.value}")
         bonus = ItemBonus(start, index, float(bonus.value))
     used = category if category_score_NC is not None else None
     return SearchArguments(target, keys, k, bias_L, valid_L, used, category_score_NC, bonus, num_threads)

@@ -13,6 +13,9 @@ from kernels.checks import array, finite
 
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
+SHORTEST_PREPARED, WIDEST_PREPARED = 1000, 2048
+"""Histories shorter than this many behaviors, and wider keys, have no prepared form: its fixed cost would be more than it saves."""
+_SLOTS, _GROUP = 256, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,7 @@ class SearchKeys:
         self._key, self._category = key, category
         self._buffer: _Buffer | None = None
         self._prepared: Prepared | None = None
+        self._targets = 0
         self._lock = threading.Lock()
 
     @property
@@ -76,11 +80,30 @@ class SearchKeys:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held: room for appends included, and the prepared form once it is built."""
-        prepared = 0 if self._prepared is None else self._prepared.memory.nbytes
+        """Bytes held: room for appends included, and the prepared form, before it is built too, so that a cache need not grow unasked."""
+        prepared = self._bytes_to_prepare() if self._prepared is None else self._prepared.memory.nbytes
         if self._buffer is not None:
             return self._buffer.key.nbytes + self._buffer.category.nbytes + prepared
         return self._key.nbytes + (0 if self._category is None else self._category.nbytes) + prepared
+
+    @property
+    def preparable(self) -> bool:
+        """Whether keys of this length and width have a prepared form."""
+        return self.length >= SHORTEST_PREPARED and 1 <= len(self._key[0]) <= WIDEST_PREPARED
+
+    def _bytes_to_prepare(self) -> int:
+        if not self.preparable:
+            return 0
+        length, width = self._key.shape
+        # Every category may leave a group of slots all but empty.
+        groups = 1 if self._category is None else min(length, int(self._category.max()) - int(self._category.min()) + 1)
+        slots = -(-(length + groups * (_GROUP - 1)) // _SLOTS) * _SLOTS
+        return int(slots * (2 * 4 * -(-width // 4) + 4))
+
+    def count_targets(self, targets: int) -> int:
+        """How many targets these keys, and those they were appended to, were searched for, with `targets` more. Threads may lose some."""
+        self._targets += targets
+        return self._targets
 
     @property
     def prepared_now(self) -> Prepared | None:
@@ -127,5 +150,6 @@ class SearchKeys:
         grown._buffer = buffer
         # Of rows that both share.
         grown._prepared = self._prepared
+        grown._targets = self._targets
         grown._lock = threading.Lock()
         return grown

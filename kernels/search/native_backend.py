@@ -6,20 +6,17 @@ import ctypes
 import os
 
 import numpy as np
-import numpy.typing as npt
 
 from kernels import native_library
+from kernels.native_library import address
 from kernels.search.arguments import F32, I32, SearchArguments
 from kernels.search.keys import Prepared, SearchKeys
 
-_WIDEST = 2048
-_SHORTEST = 1024
-"""Histories below this many behaviors are searched in fp32: the filter's fixed cost is more than it saves."""
-_KEPT_SHARE = 80
-"""The filter pays while a search keeps at most one behavior in this many: on trained tables, whose best scores lie close together. At
-2,000 behaviors, 50 kept, width 32, it took twice the time of fp32, at 4,000 the same, at 10,000 six tenths."""
+_KEPT_SHARE = 40
+"""The filter pays while a search keeps at most one behavior in this many. On trained tables, width 32, it takes as long as fp32 at 30,
+nine tenths at 40, half at 80."""
 _PREPARE_TARGETS = 24
-"""A search over keys that are not prepared prepares them from so many targets on."""
+"""Keys are prepared once they are searched for so many targets, in one call or in several."""
 _TAIL, _TAIL_SHARE = 256, 32
 """Behaviors appended since the keys were prepared are searched in fp32; beyond this many, or this share, the keys are prepared anew."""
 
@@ -60,22 +57,23 @@ def prepare(keys: SearchKeys) -> Prepared | None:
 
     Raises: RuntimeError when the library refuses, with the reason.
     """
-    if keys.length < _SHORTEST or not 1 <= keys.key_LA.shape[1] <= _WIDEST:
+    if not keys.preparable:
         return None
-    library, level = _ready()
+    library, level = native_library.ready("search")
     return None if level == 0 else keys.prepared(lambda have: _enough(have, keys.length), lambda: _build(library, level, keys))
 
 
 def search(a: SearchArguments) -> tuple[I32, F32]:
     """See `kernels.search_topk`. Raises: RuntimeError when the library refuses the call, with the reason."""
-    library, level = _ready()
+    library, level = native_library.ready("search")
     keys = a.keys
     num_targets, length = len(a.target_NA), keys.length
     core = None
-    if level and length >= _SHORTEST and a.k * _KEPT_SHARE <= length and keys.key_LA.shape[1] <= _WIDEST:
+    if level and a.k * _KEPT_SHARE <= length and keys.preparable:
         core = keys.prepared_now
-        if core is None or not _enough(core, length):
-            core = prepare(keys) if num_targets >= _PREPARE_TARGETS or core is not None else None
+        wanted = keys.count_targets(num_targets) >= _PREPARE_TARGETS if core is None else not _enough(core, length)
+        if wanted:
+            core = prepare(keys)
         if core is not None and a.category_score_NC is not None and a.category_L is not keys.category_L:
             core = None
     return run(a, core, library, level)
@@ -93,17 +91,17 @@ def run(a: SearchArguments, core: Prepared | None, library: ctypes.CDLL, level: 
         width,
         a.k,
         0 if category_score is None else category_score.shape[1],
-        _address(a.target_NA),
-        _address(a.keys.key_LA),
+        address(a.target_NA),
+        address(a.keys.key_LA),
         None if core is None else core.address,
-        None if a.bias_L is None else _address(a.bias_L),
-        None if a.valid_L is None else _address(a.valid_L),
-        None if category_score is None or a.category_L is None else _address(a.category_L),
-        None if category_score is None else _address(category_score),
-        None if bonus is None else _address(bonus.start_N1),
-        None if bonus is None else _address(bonus.index),
-        _address(index_NK),
-        _address(score_NK),
+        None if a.bias_L is None else address(a.bias_L),
+        None if a.valid_L is None else address(a.valid_L),
+        None if category_score is None or a.category_L is None else address(a.category_L),
+        None if category_score is None else address(category_score),
+        None if bonus is None else address(bonus.start_N1),
+        None if bonus is None else address(bonus.index),
+        address(index_NK),
+        address(score_NK),
         0.0 if bonus is None else bonus.value,
         level,
         min(a.num_threads, _CORES),
@@ -112,13 +110,6 @@ def run(a: SearchArguments, core: Prepared | None, library: ctypes.CDLL, level: 
     if status != 0:
         raise RuntimeError(f"search backend 'native' failed: {native_library.FAILURES[status]}")
     return index_NK, score_NK
-
-
-def _ready() -> tuple[ctypes.CDLL, int]:
-    (library, _), (level, reason) = native_library.library(), native_library.level()
-    if library is None or level is None:
-        raise RuntimeError(f"search backend 'native' cannot run: {reason}")
-    return library, native_library.LEVELS[level]
 
 
 def _enough(have: Prepared, length: int) -> bool:
@@ -131,22 +122,18 @@ def _build(library: ctypes.CDLL, level: int, keys: SearchKeys) -> Prepared:
         struct_bytes=ctypes.sizeof(_PrepareCall),
         length=keys.length,
         width=keys.key_LA.shape[1],
-        key=_address(keys.key_LA),
-        category=None if category is None else _address(category),
+        key=address(keys.key_LA),
+        category=None if category is None else address(category),
         level=level,
     )
     _done(library.dare_search_prepare(ctypes.byref(call)))
     memory = np.empty(call.core_bytes + 64, dtype=np.uint8)
-    address = (_address(memory) + 63) // 64 * 64
-    call.core = address
+    start = (address(memory) + 63) // 64 * 64
+    call.core = start
     _done(library.dare_search_prepare(ctypes.byref(call)))
-    return Prepared(memory, address, keys.length)
+    return Prepared(memory, start, keys.length)
 
 
 def _done(status: int) -> None:
     if status != 0:
         raise RuntimeError(f"search backend 'native' failed: {native_library.FAILURES[status]}")
-
-
-def _address(array: npt.NDArray[np.generic]) -> int:
-    return int(array.__array_interface__["data"][0])

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 
 from kernels.search.arguments import F32, I32, SearchArguments
 
 _CELLS = 4_000_000
+_MOST = 1e37
+"""Scores that could be larger than this are computed in float64: infinity stands for rows that are not valid."""
+Score = npt.NDArray[np.floating[Any]]
 
 
 def can_run(arguments: SearchArguments | None = None) -> tuple[bool, str]:
@@ -34,12 +40,26 @@ def search(a: SearchArguments) -> tuple[I32, F32]:
         row, column = row[order], column[order]
         rank = np.arange(len(row)) - np.searchsorted(row, row)
         index_NK[first + row, rank] = column
-        score_NK[first + row, rank] = score_nL[row, column]
+        with np.errstate(over="ignore"):  # beyond float32 a score is infinite
+            score_NK[first + row, rank] = score_nL[row, column]
     return index_NK, score_NK
 
 
-def _scores(a: SearchArguments, first: int, last: int) -> F32:
-    score: F32 = a.target_NA[first:last] @ a.keys.key_LA.T
+def _magnitude(a: SearchArguments) -> float:
+    """No score is larger, and no sum on the way to one."""
+
+    def most(value: F32 | None) -> float:
+        return 0.0 if value is None or value.size == 0 else max(float(value.max()), -float(value.min()))
+
+    bonus = 0.0 if a.bonus is None else abs(a.bonus.value) * len(a.bonus.index)
+    return most(a.target_NA) * most(a.keys.key_LA) * len(a.target_NA[0]) + most(a.bias_L) + most(a.category_score_NC) + bonus
+
+
+def _scores(a: SearchArguments, first: int, last: int) -> Score:
+    target, key = a.target_NA[first:last], a.keys.key_LA
+    if _magnitude(a) > _MOST:
+        target, key = target.astype(np.float64), key.astype(np.float64)
+    score: Score = target @ key.T
     if a.bias_L is not None:
         score += a.bias_L
     if a.category_score_NC is not None:
@@ -47,13 +67,13 @@ def _scores(a: SearchArguments, first: int, last: int) -> F32:
     if a.bonus is not None:
         start = a.bonus.start_N1[first : last + 1]
         row = np.repeat(np.arange(last - first), np.diff(start))
-        np.add.at(score, (row, a.bonus.index[start[0] : start[-1]]), np.float32(a.bonus.value))
+        np.add.at(score, (row, a.bonus.index[start[0] : start[-1]]), score.dtype.type(a.bonus.value))
     if a.valid_L is not None:
         score[:, ~a.valid_L] = -np.inf
     return score
 
 
-def _kept(score_nL: F32, k: int) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+def _kept(score_nL: Score, k: int) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
     """The k best valid of each row, among equals the newest: bool [n, L]."""
     length = score_nL.shape[1]
     bound = np.partition(score_nL, length - k, axis=1)[:, length - k, None]

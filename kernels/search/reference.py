@@ -28,5 +28,6 @@ def search(a: SearchArguments) -> tuple[I32, F32]:
         order = sorted(range(length), key=lambda j: (-score_L[j], -j))
         kept = [j for j in order if a.valid_L is None or a.valid_L[j]][: a.k]
         index_NK[n, : len(kept)] = kept
-        score_NK[n, : len(kept)] = score_L[kept]
+        with np.errstate(over="ignore"):  # beyond float32 a score is infinite
+            score_NK[n, : len(kept)] = score_L[kept]
     return index_NK, score_NK

@@ -55,6 +55,14 @@ void plan_bias(const SearchCall& c, SearchPlan& p, PlanMemory& m) {
     p.bias_most = c.bias ? most_of(c.bias, c.length) : 0;
 }
 
+// Whether what is added to dots could carry an fp32 sum beyond all numbers.
+bool sums_overflow(const SearchCall& c, double bias_most) {
+    double most = bias_most;
+    if (c.category_score) most += most_of(c.category_score, c.num_targets * c.num_categories);
+    if (c.bonus_start) most += std::fabs(double(c.bonus_value)) * double(c.bonus_start[c.num_targets]);
+    return !(most <= 1e38);
+}
+
 // Rows that no group holds: outliers, and those appended since the keys were prepared.
 void plan_extra(const SearchCall& c, SearchPlan& p, PlanMemory& m, const SearchLevel& level, float* key_most) {
     const PreparedKeys& core = *p.core;
@@ -113,6 +121,7 @@ void search(const SearchCall& c, const SearchLevel& level) {
     p.no_memory = &no_memory;
     p.key_limit = 1e37f / (most_of(c.target, c.num_targets * c.width) * float(c.width) + 1e-30f);
     plan_bias(c, p, memory);
+    if (sums_overflow(c, p.bias_most)) return search_wide_range(c);
     if (p.core) {
         float key_most = 0;
         plan_extra(c, p, memory, level, &key_most);
@@ -171,6 +180,7 @@ DARE_EXPORT int dare_search(const SearchCall* call) {
     if (call->struct_bytes != int64_t(sizeof(SearchCall))) return kWrongVersion;
     const SearchLevel* const level = level_of(call->level);
     if (level == nullptr) return kNoSuchLevel;
+    if (call->core && call->width > kWidest) return kTooWide;
     if (call->num_targets == 0) return kDone;
     if (call->length == 0 || call->width == 0) {
         search_wide_range(*call);
@@ -189,6 +199,7 @@ DARE_EXPORT int dare_search_prepare(PrepareCall* call) {
     if (call->struct_bytes != int64_t(sizeof(PrepareCall))) return kWrongVersion;
     const SearchLevel* const level = level_of(call->level);
     if (level == nullptr) return kNoSuchLevel;
+    if (call->width > kWidest) return kTooWide;
     try {
         if (call->core) prepare_keys(*call, *level);
         else call->core_bytes = prepared_bytes(*call);

@@ -32,7 +32,7 @@ struct PrepareCall {
     int32_t level, reserved;
 };
 
-enum SearchStatus : int { kDone = 0, kWrongVersion = 1, kNoSuchLevel = 2, kOutOfMemory = 3 };
+enum SearchStatus : int { kDone = 0, kWrongVersion = 1, kNoSuchLevel = 2, kOutOfMemory = 3, kTooWide = 4 };
 
 // 16 slots make a group, 16 groups a block. Slot s of group g holds row `row[16 g + s]`.
 constexpr int64_t kGroup = 16, kBlock = 256;
