@@ -4,6 +4,7 @@ from kernels.features import HistoryFacts, ItemFacts, KeyRecords, candidate_feat
 from kernels.lookup import HashIndex, lookup_backends, lookup_rows
 from kernels.ranking import (
     BehaviorRows,
+    FeatureBins,
     HeadWeights,
     PreparedHead,
     RankTables,
@@ -16,6 +17,7 @@ from kernels.search import ItemBonus, SearchKeys, approximate_backends, search_b
 
 __all__ = [
     "BehaviorRows",
+    "FeatureBins",
     "HashIndex",
     "HeadWeights",
     "HistoryFacts",

@@ -8,11 +8,12 @@ import numpy as np
 
 from kernels.checks import array
 from kernels.ranking import native_backend, numpy_backend, reference
-from kernels.ranking.arguments import F32, I32, BehaviorRows, HeadWeights, RankTables, TargetRows, checked, finite_where_kept
+from kernels.ranking.arguments import F32, I32, BehaviorRows, FeatureBins, HeadWeights, RankTables, TargetRows, checked, finite_where_kept
 from kernels.ranking.prepared_head import PreparedHead
 
 __all__ = [
     "BehaviorRows",
+    "FeatureBins",
     "HeadWeights",
     "PreparedHead",
     "RankTables",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -51,10 +51,28 @@ class TargetRows:
     category_N: I32
 
 
+NO_BIN = np.float32(3e38)
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureBins:
+    """Bins of each extra input, f32 [E, B]: bin b of an input x is clip((x - low) / width, 0, 1) (piecewise-linear encoding, arXiv
+    2203.05556). The bins of an input ascend and follow one another; `low` is `NO_BIN` for those that an input does not have."""
+
+    low_EB: F32
+    width_EB: F32
+
+    def encoded(self, extra_NE: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """[extra ; bins of the first input ; of the second ; ...]: [N, E (1 + B)]."""
+        bins = np.clip((extra_NE[:, :, None] - self.low_EB) / self.width_EB, 0.0, 1.0)
+        return np.concatenate([extra_NE, bins.reshape(len(extra_NE), self.low_EB.size)], axis=1)
+
+
 @dataclass(frozen=True, slots=True)
 class HeadWeights:
     """The head with BatchNorm folded into its first layer, f32: `w1` [F, H1], `b1` [H1], `w2` [H1, H2], `b2` [H2], `w3` [H2]; the
-    PReLU slopes `a1`, `a2` and `b3` are numbers. F = 3R + 1 + E, inputs [u ; h ; u * h ; mass ; extra]."""
+    PReLU slopes `a1`, `a2` and `b3` are numbers. F = 3R + 1 + E, inputs [u ; h ; u * h ; mass ; extra]; with `bins` extra is encoded by
+    them and has E (1 + B) rows."""
 
     w1: F32
     b1: F32
@@ -64,6 +82,11 @@ class HeadWeights:
     a2: float
     w3: F32
     b3: float
+    bins: FeatureBins | None = None
+
+    def encoded(self, extra_NE: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Extra inputs as `w1` reads them."""
+        return extra_NE if self.bins is None else self.bins.encoded(extra_NE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +126,29 @@ def checked_tables(tables: RankTables) -> RankTables:
 def checked_head(head: HeadWeights, tables: RankTables, num_extra: int | None) -> HeadWeights:
     """The head, contiguous, for tables and E extra inputs (None: as many as `w1` has rows left). Raises: ValueError naming the value."""
     least = 3 * tables.width + 1
+    bins = None if head.bins is None else checked_bins(head.bins, num_extra)
+    if bins is not None:
+        num_extra = len(bins.low_EB) * (1 + bins.low_EB.shape[1])
     w1 = array("head.w1", head.w1, np.float32, (None if num_extra is None else least + num_extra, None))
     if len(w1) < least:
         raise ValueError(f"head.w1 must have at least {least} rows, got {len(w1)}")
     w2 = array("head.w2", head.w2, np.float32, (w1.shape[1], None))
     b1, b2 = (array(f"head.b{i}", value, np.float32, (w.shape[1],)) for i, value, w in ((1, head.b1, w1), (2, head.b2, w2)))
     w3 = array("head.w3", head.w3, np.float32, (w2.shape[1],))
-    return HeadWeights(w1, b1, float(head.a1), w2, b2, float(head.a2), w3, float(head.b3))
+    return HeadWeights(w1, b1, float(head.a1), w2, b2, float(head.a2), w3, float(head.b3), bins)
+
+
+def checked_bins(bins: FeatureBins, num_extra: int | None) -> FeatureBins:
+    """The bins, contiguous. Raises: ValueError naming the value."""
+    low = array("head.bins.low_EB", bins.low_EB, np.float32, (num_extra, None))
+    width = array("head.bins.width_EB", bins.width_EB, np.float32, low.shape)
+    finite("head.bins.low_EB", low)
+    finite("head.bins.width_EB", width)
+    if not (width > 0).all():
+        raise ValueError(f"head.bins.width_EB must be above 0, got {width.min()}")
+    if (low[:, 1:] < low[:, :-1]).any():
+        raise ValueError("head.bins.low_EB must ascend in each row")
+    return FeatureBins(low, width)
 
 
 def checked(

@@ -18,12 +18,18 @@ class _RankCall(ctypes.Structure):
 
     _fields_ = (
         ("struct_bytes", ctypes.c_int64),
-        *((name, ctypes.c_int64) for name in ("num_targets", "num_kept", "num_extra", "features", "hidden1", "hidden2")),
+        *(
+            (name, ctypes.c_int64)
+            for name in ("num_targets", "num_kept", "num_extra", "num_binned", "num_thresholds", "features", "hidden1", "hidden2")
+        ),
         ("width", ctypes.c_int64 * 3),
         ("table", ctypes.c_void_p * 3),
         ("behavior", ctypes.c_void_p * 3),
         ("target", ctypes.c_void_p * 2),
-        *((name, ctypes.c_void_p) for name in ("index", "score", "extra", "w1", "b1", "w2", "b2", "w3", "probability", "mass")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("index", "score", "extra", "w1", "b1", "w2", "b2", "w3", "binned", "thresholds", "steps", "probability", "mass")
+        ),
         *((name, ctypes.c_float) for name in ("a1", "a2", "b3")),
         *((name, ctypes.c_int32) for name in ("bf16", "level", "num_threads")),
     )
@@ -48,11 +54,14 @@ def pool(a: RankArguments) -> tuple[F32, F32]:
     tables = (a.tables.item, a.tables.category, a.tables.recency)
     rows, head = a.behavior, a.head
     packed = a.prepared or PreparedHead(head, a.tables)
+    steps = packed.steps
     call = _RankCall(
         struct_bytes=ctypes.sizeof(_RankCall),
         num_targets=num_targets,
         num_kept=num_kept,
-        num_extra=a.extra_NE.shape[1],
+        num_extra=0 if steps else a.extra_NE.shape[1],
+        num_binned=a.extra_NE.shape[1] if steps else 0,
+        num_thresholds=steps.threshold_ET.shape[1] if steps else 0,
         features=packed.num_inputs,
         hidden1=head.w1.shape[1],
         hidden2=head.w2.shape[1],
@@ -68,6 +77,9 @@ def pool(a: RankArguments) -> tuple[F32, F32]:
         w2=_address(packed.w2_GF16),
         b2=_address(packed.b2_G16),
         w3=_address(packed.w3_G16),
+        binned=a.extra_NE.ctypes.data,
+        thresholds=steps.threshold_ET.ctypes.data if steps else None,
+        steps=steps.step_ET2H.ctypes.data if steps else None,
         probability=_address(probability),
         mass=_address(mass),
         a1=head.a1,

@@ -5,7 +5,7 @@
 
 struct RankCall {
     int64_t struct_bytes;  // sizeof(RankCall) as the caller knows it: refuses a library of another version
-    int64_t num_targets, num_kept, num_extra;
+    int64_t num_targets, num_kept, num_extra, num_binned, num_thresholds;
     int64_t features, hidden1, hidden2;  // inputs and outputs of the first layer, outputs of the second
     int64_t width[3];                    // Ri, Rc, Rp
     const void* table[3];                // item, category, recency; f32, or bf16 where bf16 = 1
@@ -16,6 +16,9 @@ struct RankCall {
     const float* extra;                  // [N, E]
     // Columns in groups of 16, zeros after the last: w [group][input][16], b [group][16]; all at multiples of 64 bytes.
     const float *w1, *b1, *w2, *b2, *w3;
+    // Extra inputs read through bins (num_binned of them, or 0): [E, T] ascending thresholds, infinite after the last, and
+    // [E, T + 1, 2, hidden1 padded] of each bin what the first layer gains at the bin's first threshold, and by unit beyond it.
+    const float *binned, *thresholds, *steps;
     float* probability;  // [N] out
     float* mass;         // [N] out
     float a1, a2, b3;
@@ -29,7 +32,8 @@ constexpr int64_t kBlock = 32;
 static inline int64_t padded(int64_t n) { return (n + kGroup - 1) / kGroup * kGroup; }
 
 static inline int64_t scratch_floats(const RankCall& c) {
-    return kBlock * (padded(c.features) + padded(c.hidden1) + padded(c.hidden2)) + 2 * 4 * padded(c.num_kept);
+    const int64_t binned = c.num_binned == 0 ? 0 : kBlock * padded(c.hidden1) + padded(c.num_binned) * 4;
+    return kBlock * (padded(c.features) + padded(c.hidden1) + padded(c.hidden2)) + 2 * 4 * padded(c.num_kept) + binned;
 }
 
 using RankLevel = void (*)(const RankCall&, int64_t first, int64_t last, float* scratch);

@@ -197,13 +197,49 @@ TARGET void fill_features(const RankCall& c, const Kept& kept, int64_t n, float*
     for (int64_t e = 0; e < c.num_extra; ++e) product[own + 1 + e] = c.extra[n * c.num_extra + e];
 }
 
-// M rows by G groups of 16 columns of prelu(x w + b), accumulated in registers over all inputs.
+// NV vectors of b and what each binned input adds: its bin's value at the threshold, and the slope times how far beyond the input is.
+template <int NV>
+INLINE void add_steps(int64_t count, int64_t stride, const float* const* step, const float* beyond, const float* b, float* out) {
+    V sum[NV];
+    UNROLL for (int j = 0; j < NV; ++j) sum[j] = vload(b + j * LANES);
+    for (int64_t e = 0; e < count; ++e) {
+        const float* p = step[e];
+        const V d = vset(beyond[e]);
+        UNROLL for (int j = 0; j < NV; ++j) sum[j] = vadd(sum[j], vfma(d, vload(p + stride + j * LANES), vload(p + j * LANES)));
+    }
+    UNROLL for (int j = 0; j < NV; ++j) vstore(out + j * LANES, sum[j]);
+}
+
+// b1 and what the binned inputs of one target add to it: [hidden1 padded].
+TARGET void fill_base(const RankCall& c, int64_t n, const float** step, float* beyond, float* base) {
+    const int64_t hidden = padded(c.hidden1), bins = c.num_thresholds + 1;
+    for (int64_t e = 0; e < c.num_binned; ++e) {
+        const float x = c.binned[n * c.num_binned + e];
+        const float* threshold = c.thresholds + e * c.num_thresholds;
+        int64_t bin = 0;
+        for (int64_t t = 0; t < c.num_thresholds; ++t) bin += threshold[t] <= x;
+        step[e] = c.steps + (e * bins + bin) * 2 * hidden;
+        beyond[e] = x - threshold[bin > 0 ? bin - 1 : 0];
+    }
+    int64_t at = 0;
+    for (; at + 4 * LANES <= hidden; at += 4 * LANES) {
+        add_steps<4>(c.num_binned, hidden, step, beyond, c.b1 + at, base + at);
+        for (int64_t e = 0; e < c.num_binned; ++e) step[e] += 4 * LANES;
+    }
+    for (; at < hidden; at += LANES) {
+        add_steps<1>(c.num_binned, hidden, step, beyond, c.b1 + at, base + at);
+        for (int64_t e = 0; e < c.num_binned; ++e) step[e] += LANES;
+    }
+}
+
+// M rows by G groups of 16 columns of prelu(x w + b), accumulated in registers over all inputs; each row its own b, or all the same (stride 0).
 template <int M, int G>
-TARGET void layer_tile(const float* x, int64_t x_stride, const float* w, int64_t inputs, const float* b, float slope, float* out, int64_t out_stride) {
+TARGET void layer_tile(const float* x, int64_t x_stride, const float* w, int64_t inputs, const float* b, int64_t b_stride, float slope, float* out,
+                       int64_t out_stride) {
     constexpr int PER = kGroup / LANES, NV = G * PER;
     V sum[M][NV];
     UNROLL for (int m = 0; m < M; ++m) {
-        UNROLL for (int j = 0; j < NV; ++j) sum[m][j] = vload(b + j * LANES);
+        UNROLL for (int j = 0; j < NV; ++j) sum[m][j] = vload(b + m * b_stride + j * LANES);
     }
     for (int64_t f = 0; f < inputs; ++f) {
         V w_v[NV];
@@ -222,23 +258,25 @@ TARGET void layer_tile(const float* x, int64_t x_stride, const float* w, int64_t
 }
 
 template <int G>
-TARGET void layer_panel(const float* x, int64_t x_stride, int64_t rows, const float* w, int64_t inputs, const float* b, float slope, float* out,
-                        int64_t out_stride) {
+TARGET void layer_panel(const float* x, int64_t x_stride, int64_t rows, const float* w, int64_t inputs, const float* b, int64_t b_stride, float slope,
+                        float* out, int64_t out_stride) {
     int64_t m = 0;
-    for (; m + MR <= rows; m += MR) layer_tile<MR, G>(x + m * x_stride, x_stride, w, inputs, b, slope, out + m * out_stride, out_stride);
-    for (; m + MR / 2 <= rows; m += MR / 2) layer_tile<MR / 2, G>(x + m * x_stride, x_stride, w, inputs, b, slope, out + m * out_stride, out_stride);
-    for (; m < rows; ++m) layer_tile<1, G>(x + m * x_stride, x_stride, w, inputs, b, slope, out + m * out_stride, out_stride);
+    for (; m + MR <= rows; m += MR)
+        layer_tile<MR, G>(x + m * x_stride, x_stride, w, inputs, b + m * b_stride, b_stride, slope, out + m * out_stride, out_stride);
+    for (; m + MR / 2 <= rows; m += MR / 2)
+        layer_tile<MR / 2, G>(x + m * x_stride, x_stride, w, inputs, b + m * b_stride, b_stride, slope, out + m * out_stride, out_stride);
+    for (; m < rows; ++m) layer_tile<1, G>(x + m * x_stride, x_stride, w, inputs, b + m * b_stride, b_stride, slope, out + m * out_stride, out_stride);
 }
 
-TARGET void layer(const float* x, int64_t x_stride, int64_t rows, const float* w, int64_t inputs, const float* b, float slope, int64_t columns,
-                  float* out, int64_t out_stride) {
+TARGET void layer(const float* x, int64_t x_stride, int64_t rows, const float* w, int64_t inputs, const float* b, int64_t b_stride, float slope,
+                  int64_t columns, float* out, int64_t out_stride) {
     int64_t groups = padded(columns) / kGroup;
     // Panels as even as they can be: 13 groups are 3 3 3 2 2, not 3 3 3 3 1.
     for (int64_t panels = (groups + NG - 1) / NG; panels > 0; --panels) {
         const int64_t g = (groups + panels - 1) / panels;
-        if (g == 1) layer_panel<1>(x, x_stride, rows, w, inputs, b, slope, out, out_stride);
-        else if (NG > 2 && g == 2) layer_panel<NG < 2 ? NG : 2>(x, x_stride, rows, w, inputs, b, slope, out, out_stride);
-        else layer_panel<NG>(x, x_stride, rows, w, inputs, b, slope, out, out_stride);
+        if (g == 1) layer_panel<1>(x, x_stride, rows, w, inputs, b, b_stride, slope, out, out_stride);
+        else if (NG > 2 && g == 2) layer_panel<NG < 2 ? NG : 2>(x, x_stride, rows, w, inputs, b, b_stride, slope, out, out_stride);
+        else layer_panel<NG>(x, x_stride, rows, w, inputs, b, b_stride, slope, out, out_stride);
         groups -= g;
         w += g * inputs * kGroup;
         b += g * kGroup;
@@ -263,6 +301,8 @@ TARGET void rank_targets(const RankCall& c, int64_t first, int64_t last, float* 
         for (int t = 0; t < 3; ++t) one.row[t] = reinterpret_cast<int32_t*>(at + (t + 1) * kept_stride);
         at += 4 * kept_stride;
     }
+    const float** step = reinterpret_cast<const float**>(at);
+    float *beyond = at + 2 * padded(c.num_binned), *base = beyond + 2 * padded(c.num_binned);
     // The rows of the next target are on their way while this one is pooled.
     if (first < last) prepare<T>(c, first, kept[first & 1]);
     for (int64_t start = first; start < last; start += kBlock) {
@@ -272,9 +312,11 @@ TARGET void rank_targets(const RankCall& c, int64_t first, int64_t last, float* 
             if (n + 1 < last) prepare<T>(c, n + 1, kept[(n + 1) & 1]);
             fill_features<T>(c, kept[n & 1], n, x + m * xs);
             c.mass[n] = kept[n & 1].mass;
+            if (c.num_binned > 0) fill_base(c, n, step, beyond, base + m * s1);
         }
-        layer(x, xs, rows, c.w1, c.features, c.b1, c.a1, c.hidden1, y1, s1);
-        layer(y1, s1, rows, c.w2, c.hidden1, c.b2, c.a2, c.hidden2, y2, s2);
+        if (c.num_binned > 0) layer(x, xs, rows, c.w1, c.features, base, s1, c.a1, c.hidden1, y1, s1);
+        else layer(x, xs, rows, c.w1, c.features, c.b1, 0, c.a1, c.hidden1, y1, s1);
+        layer(y1, s1, rows, c.w2, c.hidden1, c.b2, 0, c.a2, c.hidden2, y2, s2);
         for (int64_t m = 0; m < rows; ++m) c.probability[start + m] = last_layer(c, y2 + m * s2);
     }
 }
