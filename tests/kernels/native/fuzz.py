@@ -32,6 +32,7 @@ from kernels import (
     search_topk,
 )
 from kernels.ranking.bfloat16 import to_bfloat16
+from tests.kernels.features.made import NOW, compare, facts, history
 
 Random = np.random.Generator
 
@@ -60,6 +61,13 @@ def values(rng: Random, *shape: int) -> np.ndarray:
 
 def rows(rng: Random, high: int, many: int) -> np.ndarray:
     return rng.integers(0, high, many).astype(np.int32)
+
+
+def fuzz_features(rng: Random) -> None:
+    width, length = int(rng.integers(1, 70)), size(rng, 3000)
+    user = history(rng, width, length, items=min(length, size(rng, 300)), categories=min(length, int(rng.integers(0, 20))))
+    now_s = int(rng.choice([0, NOW - 10**7, NOW, NOW + 10**5, 2**32 - 1]))
+    compare(rng, user, facts(rng, size(rng, 300), width, int(rng.integers(1, 60))), size(rng, 300), now_s)
 
 
 def fuzz_lookup(rng: Random) -> None:
@@ -131,7 +139,7 @@ def fuzz_search(rng: Random) -> None:
 def operations() -> dict[str, Callable[[Random], None]]:
     """The operations with a compiled backend here."""
     search = {"search": fuzz_search} if search_backends().get("native", (False, ""))[0] else {}
-    return {"lookup": fuzz_lookup, "ranking": fuzz_ranking, **search}
+    return {"features": fuzz_features, "lookup": fuzz_lookup, "ranking": fuzz_ranking, **search}
 
 
 def levels() -> list[str]:
@@ -165,7 +173,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--library", type=Path)
-    parser.add_argument("--only", choices=["lookup", "ranking", "search"])
+    parser.add_argument("--only", choices=["features", "lookup", "ranking", "search"])
     asked = parser.parse_args()
     if asked.library is not None:
         native_library.PATH = asked.library.resolve()
