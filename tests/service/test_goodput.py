@@ -1,9 +1,15 @@
-"""Three times the load that the service can take, at a fixed rate: what it can do it still does, the rest is told quickly."""
+"""Three times the load that the service can take, at a fixed rate: what it can do it still does, the rest is told quickly.
+
+Where the machine has two cores, the service has the first and the load the others, for the capacity as for the overload: what sending
+costs is taken from neither figure.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
+import resource
 import subprocess
 import sys
 import time
@@ -15,6 +21,7 @@ import httpx
 import numpy as np
 import pytest
 
+from loadtest.connections import Connections
 from loadtest.open_loop import Measured, run
 from loadtest.workload import Request
 from tests.conftest import Tiny
@@ -42,6 +49,34 @@ settings = Settings(artifacts=Path(sys.argv[1]), port=0, inference_threads=int(s
 app = create_app(settings, store)
 Announcing(uvicorn.Config(app, **server_options(settings, app.state.metrics, app.state.gate))).run()
 """
+
+
+_CALLERS = 16
+
+
+@contextmanager
+def cores_apart() -> Iterator[None]:
+    """What is started within has the first core; from `to_load` on this process keeps to the others."""
+    before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set[int]()
+    if len(before) > 1:
+        os.sched_setaffinity(0, {min(before)})
+    try:
+        yield
+    finally:
+        if before:
+            os.sched_setaffinity(0, before)
+
+
+def to_load() -> None:
+    """Leave the first core to the service."""
+    if hasattr(os, "sched_getaffinity") and (os.cpu_count() or 1) > 1:
+        os.sched_setaffinity(0, set(range(1, os.cpu_count() or 1)))
+
+
+def own_s() -> float:
+    """Processor time of this process."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
 
 
 @contextmanager
@@ -72,40 +107,46 @@ def good(measured: Measured) -> int:
 
 
 def capacity(url: str, seconds: float) -> float:
-    """Answers per second of callers who never wait between requests: what the service can do."""
+    """Answers per second of callers who never wait between requests, through the generator's own client: what the service can do. There
+    are enough of them for some to wait always, and too few for any to be refused."""
+    asked = requests(_CALLERS)
 
-    asked = requests(3)
+    async def callers() -> float:
+        connections, began, answered = Connections(url, _CALLERS), time.monotonic(), 0
 
-    async def callers() -> int:
-        async with httpx.AsyncClient(base_url=url, timeout=30) as client:
-            until, answered = time.monotonic() + seconds, 0
+        async def call(place: int) -> None:
+            nonlocal answered
+            while time.monotonic() < began + seconds:
+                answer = await connections.send(asked[place], 30)
+                answered += answer.status == 200
 
-            async def call(place: int) -> None:
-                nonlocal answered
-                while time.monotonic() < until:
-                    response = await client.post("/v1/score", content=asked[place].body)
-                    answered += response.status_code == 200
+        await asyncio.gather(*(call(place) for place in range(_CALLERS)))
+        await connections.close()
+        return answered / (time.monotonic() - began)
 
-            await asyncio.gather(*(call(place) for place in range(3)))
-        return answered
-
-    return asyncio.run(callers()) / seconds
+    return asyncio.run(callers())
 
 
-def overload(tiny: Tiny, seconds: float) -> tuple[float, float, Measured, float]:
-    """Load three times the capacity; returns it, the goodput, what was measured, and the time to a first good answer afterwards, s."""
-    with service(tiny) as url:
-        capacity(url, 1.0)
-        able = capacity(url, min(seconds, 5.0))
+def overload(tiny: Tiny, seconds: float) -> tuple[float, float, Measured, float, float]:
+    """Load three times the capacity; returns it, the goodput, what was measured, the time to a first good answer afterwards, s, and the
+    generator's processor time a request, ms."""
+    with cores_apart(), service(tiny) as url:
+        to_load()
+        # The best of several: whatever else the machine does only lowers it.
+        able = max(capacity(url, min(seconds, 5.0) / 5) for _ in range(5))
+        began_s = own_s()
         measured = loaded(url, 3 * able, seconds)
+        spent_ms = (own_s() - began_s) * 1e3 / measured.sent
         ended = time.monotonic()
         while httpx.post(f"{url}/v1/score", content=requests(1)[0].body, timeout=30).status_code != 200:
             pass
-        return able, good(measured) / measured.seconds, measured, time.monotonic() - ended
+        healthy_s = time.monotonic() - ended
+        able = max(able, capacity(url, min(seconds, 5.0) / 5))
+        return able, good(measured) / measured.seconds, measured, healthy_s, spent_ms
 
 
 def test_three_times_the_load_is_answered_or_told_to_come_back(tiny: Tiny) -> None:
-    able, goodput, measured, healthy_s = overload(tiny, 2.0)
+    able, goodput, measured, healthy_s, _ = overload(tiny, 2.0)
     assert set(measured.errors) <= {"/v1/score: 503 urn:dare:problem:overloaded"}
     assert measured.errors and goodput > 0.2 * able, "the figure proper is taken over a longer time"
     assert healthy_s < 5
@@ -113,14 +154,15 @@ def test_three_times_the_load_is_answered_or_told_to_come_back(tiny: Tiny) -> No
 
 @pytest.mark.faults
 def test_30_s_of_three_times_the_load(tiny: Tiny, figure: Callable[[int, str], None]) -> None:
-    able, goodput, measured, healthy_s = overload(tiny, 30.0)
+    able, goodput, measured, healthy_s, spent_ms = overload(tiny, 30.0)
     shed_p99 = float(np.percentile(measured.error_ms, 99))
     late_p99 = float(np.percentile(measured.late_ms, 99))
     later = np.mean(np.array(measured.error_ms) > 50)
     figure(
         11,
         f"capacity {able:.0f}/s, goodput at 3x {goodput:.0f}/s = {goodput / able:.0%} (>= 80 %), refused p99 {shed_p99:.0f} ms (<= 50), "
-        f"{later:.2%} later; generator late p99 {late_p99:.0f} ms, first good answer after {healthy_s * 1e3:.0f} ms (<= 1000)",
+        f"{later:.2%} later; generator late p99 {late_p99:.0f} ms, {spent_ms:.2f} ms of its own core a request; "
+        f"first good answer after {healthy_s * 1e3:.0f} ms (<= 1000)",
     )
     assert set(measured.errors) <= {"/v1/score: 503 urn:dare:problem:overloaded"}
     assert goodput >= 0.8 * able
