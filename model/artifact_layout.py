@@ -14,7 +14,7 @@ from model.popularity import DAYS
 from model.recency import NUM_AGES, NUM_BUCKETS
 
 _CONFIG_KEYS = ("model", "scoring", "train", "feature_names", "data", "as_of")
-_MODEL_KEYS = ("attn_width", "repr_width", "kept", "longest", "hidden", "features")
+_MODEL_KEYS = ("attn_width", "repr_width", "kept", "longest", "hidden", "features", "feature_bins", "ages", "tables")
 
 
 def check_layout(artifact: Artifact) -> ModelConfig:
@@ -77,9 +77,12 @@ def check_layout(artifact: Artifact) -> ModelConfig:
 
 
 def _head_shapes(config: ModelConfig, features: int) -> dict[str, tuple[str, tuple[int | None, ...]]]:
-    inputs = 3 * 3 * config.repr_width + 1 + features
+    inputs = 3 * 3 * config.repr_width + 1 + features * (1 + config.feature_bins)
     first, second = config.hidden
-    return {
+    bins: dict[str, tuple[str, tuple[int | None, ...]]] = {
+        name: ("float32", (features, config.feature_bins)) for name in ("feature_low", "feature_width") if config.feature_bins
+    }
+    return bins | {
         "same_item_bonus": ("float32", (1,)),
         "head_w1": ("float32", (inputs, first)),
         "head_b1": ("float32", (first,)),

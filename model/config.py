@@ -29,6 +29,7 @@ class ModelConfig:
     `longest` cuts a history to its newest behaviors (None: the whole history).
     `mass` gives the head the log mass of the kept scores, `same_item_bonus` a learned score bonus for behaviors of the target's own item,
     `features` the counts, ages, item statistics and taste of `model.features`; all three are what plain softmax attention discards.
+    `feature_bins` reads each feature through up to that many bins (0: as it is), a curve instead of a line.
     `ages` adds how long ago a behavior was, in hours, to how many places back it is, in both stages.
     `tables`: "decoupled" an attention and a representation set (DARE), "shared" one set for both (TWIN), "untied" each of the two split
     again between targets and behaviors, "projected" one set seen through linear maps. `search`, `encoder`, `pooling` and `objectives` name
@@ -44,6 +45,7 @@ class ModelConfig:
     mass: bool = True
     same_item_bonus: bool = True
     features: bool = True
+    feature_bins: int = 0
     ages: bool = False
     tables: str = "decoupled"
     search: StageSpec = StageSpec("exact")
@@ -61,6 +63,10 @@ class ModelConfig:
             raise ValueError(f"longest must be at least 1 or None, got {self.longest!r}")
         if not self.init_std > 0:
             raise ValueError(f"init_std must be above 0, got {self.init_std!r}")
+        if not 0 <= self.feature_bins <= 64:
+            raise ValueError(f"feature_bins must be 0..64, got {self.feature_bins!r}")
+        if self.feature_bins and not self.features:
+            raise ValueError(f"feature_bins is {self.feature_bins}, but features is False: there is nothing to read through bins")
         if self.tables not in TABLES:
             raise ValueError(f"tables must be one of {', '.join(TABLES)}, got {self.tables!r}")
         if self.tables == "shared" and self.attn_width != self.repr_width:
@@ -131,7 +137,7 @@ class TrainConfig:
 
 def default_preset(seed: int = 0) -> TrainConfig:
     """DARE with what softmax discards, on whole histories and all targets."""
-    return TrainConfig(seed=seed, protocol=ProtocolConfig(seed=seed))
+    return TrainConfig(model=ModelConfig(feature_bins=12), seed=seed, protocol=ProtocolConfig(seed=seed))
 
 
 def demo_preset(seed: int = 0) -> TrainConfig:

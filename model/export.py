@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from kernels import HeadWeights
+from kernels import FeatureBins, HeadWeights
 from model.artifact import activate, pack_texts, write_artifact
 from model.config import TrainConfig
 from model.data.protocol import training_period_mask
@@ -66,10 +66,14 @@ def export(model: TwoStageModel, data: Dataset, config: TrainConfig, metrics: di
     }
     if scoring == "kernels":
         head = fold_head(model.head, 3 * config.model.repr_width, config.model.mass)
+        if model.encoding is not None:
+            head = replace(head, bins=FeatureBins(model.encoding.low.numpy().copy(), model.encoding.width.numpy().copy()))
         arrays |= {f"head_{name}": getattr(head, name) for name in ("w1", "b1", "w2", "b2", "w3")}
         arrays["head_slope"] = np.array([head.a1, head.a2], dtype=np.float32)
         arrays["head_b3"] = np.array([head.b3], dtype=np.float32)
         arrays["same_item_bonus"] = np.array([0.0 if model.score.bonus is None else model.score.bonus.item()], dtype=np.float32)
+        if head.bins is not None:
+            arrays["feature_low"], arrays["feature_width"] = head.bins.low_EB, head.bins.width_EB
         graph = "rank.onnx", rank_graph(head, 3 * config.model.repr_width)
     else:
         graph = "score.onnx", score_graph(model)

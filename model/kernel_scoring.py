@@ -35,7 +35,7 @@ class KernelScoring:
         recency = rows.attn_recency.astype(np.float64)
         bias_P = (recency @ recency[0] / math.sqrt(width)).astype(np.float32)
         self._bias = bias_P
-        self._ages = bool(artifact.config["model"].get("ages"))
+        self._ages = bool(artifact.config["model"]["ages"])
         self._recency, self._hours = bucket_of_recency(), bucket_of_hours()
         self._bias_of_recency = None if self._ages else bias_P[self._recency]
         self._bonus = float(artifact.array("same_item_bonus")[0])

@@ -63,7 +63,16 @@ def rank_graph(head: HeadWeights, width: int) -> bytes:
     node("Where", ["any_valid", "mass_all", "zero"], "mass_N1")
     node("Squeeze", ["mass_N1", "axis_1"], "mass_N")
     node("Mul", ["target_NR", "interest_NR"], "product")
-    node("Concat", ["target_NR", "interest_NR", "product", "mass_N1", "extra_NE"], "x0", axis=1)
+    encoded = []
+    if head.bins is not None:
+        constants |= {"low": head.bins.low_EB, "bin_width": head.bins.width_EB, "axis_2": np.array([2], np.int64)}
+        constants["flat"] = np.array([0, head.bins.low_EB.size], np.int64)
+        node("Unsqueeze", ["extra_NE", "axis_2"], "extra_NE1")
+        node("Sub", ["extra_NE1", "low"], "beyond")
+        node("Div", ["beyond", "bin_width"], "share")
+        node("Clip", ["share", "zero", "one"], "bins_NEB")
+        encoded = [node("Reshape", ["bins_NEB", "flat"], "bins")]
+    node("Concat", ["target_NR", "interest_NR", "product", "mass_N1", "extra_NE", *encoded], "x0", axis=1)
     for i, source in ((1, "x0"), (2, "y1")):
         node("MatMul", [source, f"w{i}"], f"m{i}")
         node("Add", [f"m{i}", f"b{i}"], f"x{i}")
@@ -73,7 +82,7 @@ def rank_graph(head: HeadWeights, width: int) -> bytes:
     node("Sigmoid", ["logit"], "probability_N1")
     node("Squeeze", ["probability_N1", "axis_1"], "click_probability_N")
 
-    extra = head.w1.shape[0] - 3 * width - 1
+    extra = head.w1.shape[0] - 3 * width - 1 if head.bins is None else len(head.bins.low_EB)
 
     def value(name: str, kind: int, shape: list[Any]) -> Any:
         return helper.make_tensor_value_info(name, kind, shape)

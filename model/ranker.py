@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kernels import BehaviorRows, HeadWeights, PreparedHead, RankTables, TargetRows, pool_and_score, ranking_backends
+from kernels import BehaviorRows, FeatureBins, HeadWeights, PreparedHead, RankTables, TargetRows, pool_and_score, ranking_backends
 from model.artifact import Artifact
 
 F32 = npt.NDArray[np.float32]
@@ -27,7 +27,10 @@ class Ranker:
         self.tables = tables
         a, b3 = artifact.array("head_slope"), artifact.array("head_b3")
         w1, b1, w2, b2, w3 = (artifact.array(f"head_{name}") for name in ("w1", "b1", "w2", "b2", "w3"))
-        self.head = HeadWeights(w1, b1, float(a[0]), w2, b2, float(a[1]), w3, float(b3[0]))
+        bins = None
+        if artifact.config["model"]["feature_bins"]:
+            bins = FeatureBins(artifact.array("feature_low"), artifact.array("feature_width"))
+        self.head = HeadWeights(w1, b1, float(a[0]), w2, b2, float(a[1]), w3, float(b3[0]), bins)
         self._prepared = PreparedHead(self.head, self.tables)
         self._threads = num_threads
         self._session: Any = None

@@ -78,8 +78,6 @@ def score_graph(model: TwoStageModel) -> bytes:
     config = model.config
     behaviors, targets = max(64, config.kept + 8), 5
     attn, content = 2 * model.attn.width, 2 * model.repr.width
-    extra = model.head.norm.num_features - config.mass
-    extra -= 3 * model.repr.width * (1 + model.pooling.parts * (2 if config.target_aware else 1))
     example = (
         torch.randn(behaviors, attn),
         torch.randn(behaviors, content),
@@ -90,7 +88,7 @@ def score_graph(model: TwoStageModel) -> bytes:
         torch.randn(targets, content),
         torch.ones(targets, dtype=torch.int64),
         torch.arange(targets),
-        torch.randn(targets, extra),
+        torch.randn(targets, model.num_features),
     )
     length, size = torch.export.Dim("L", min=max(2, config.kept), max=1 << 20), torch.export.Dim("N", min=1, max=1 << 20)
     shapes = [{0: length}] * 4 + [None] + [{0: size}] * 5

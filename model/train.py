@@ -20,6 +20,7 @@ from model.config import TrainConfig
 from model.data.log import InteractionLog
 from model.data_parallel import Chunk, Ranks
 from model.dataset import Dataset, Examples, Vocabulary, steps
+from model.feature_encoding import quantile_bins
 from model.metrics import auc, evaluate
 from model.two_stage import TwoStageModel
 
@@ -71,7 +72,11 @@ def build(config: TrainConfig, data: Dataset) -> TwoStageModel:
     """A freshly initialised model for the data."""
     torch.manual_seed(config.seed)
     vocabulary = data.vocabulary
-    return TwoStageModel(config.model, vocabulary.num_items, vocabulary.num_categories, data.train.extra.shape[2])
+    num_features = data.train.extra.shape[2]
+    model = TwoStageModel(config.model, vocabulary.num_items, vocabulary.num_categories, num_features)
+    if model.encoding is not None:
+        model.encoding.fit(quantile_bins(data.train.extra.reshape(-1, num_features), config.model.feature_bins, config.seed))
+    return model
 
 
 def train(

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from model.batch import UserBatch
 from model.config import ModelConfig
+from model.feature_encoding import PiecewiseLinear
 from model.head import TargetAwareHead
 from model.stages.pooling.target_attention import attention_mass
 from model.stages.pooling_content import kept_content
@@ -39,7 +40,9 @@ class TwoStageModel(nn.Module):
         parts = replace(parts, search=cast(nn.Module, self.search))
         self.encoder = None if config.encoder is None else cast(Encoder, configured("encoder", config.encoder).build(parts))
         self.pooling = cast(Pooling, configured("pooling", config.pooling).build(parts))
-        extra = config.mass + num_features
+        self.num_features = num_features
+        self.encoding = PiecewiseLinear(num_features, config.feature_bins) if config.feature_bins else None
+        extra = config.mass + num_features * (1 + config.feature_bins)
         self.head = TargetAwareHead(parts.width, self.pooling.parts, extra, config.hidden, config.target_aware)
         self.objectives = nn.ModuleList(configured("objective", spec).build(parts) for spec in config.objectives)
 
@@ -75,7 +78,8 @@ class TwoStageModel(nn.Module):
     def extra(self, batch: UserBatch, kept: Kept) -> Tensor:
         """What joins the head beside the vectors: the mass over the kept where configured, and the features: [M, E]."""
         mass = [attention_mass(kept)[:, None]] if self.config.mass else []
-        return torch.cat([*mass, batch.extra_TCE.flatten(0, 1)], dim=1)
+        features = batch.extra_TCE.flatten(0, 1)
+        return torch.cat([*mass, features if self.encoding is None else self.encoding(features)], dim=1)
 
     def logits(self, views: Sequence[View]) -> Tensor:
         """Logits of all targets of all users, in order: [sum of T * C]."""

@@ -45,6 +45,9 @@ class TorchModel:
         self._bonus = float(artifact.array("same_item_bonus")[0])
         self._head = {name: self._tensor(artifact, f"head_{name}") for name in ("w1", "b1", "w2", "b2", "w3", "b3", "slope")}
 
+        binned = bool(artifact.config["model"]["feature_bins"])
+        self._bins = (self._tensor(artifact, "feature_low"), self._tensor(artifact, "feature_width")) if binned else None
+
     @staticmethod
     def _tensor(artifact: Artifact, name: str) -> Tensor:
         return torch.from_numpy(np.array(artifact.array(name), dtype=np.float32))
@@ -77,6 +80,9 @@ class TorchModel:
         target_NR = torch.cat([self._repr[0][item_N], self._repr[1][category_N], self._repr[2][0].expand(len(item_N), -1)], dim=1)
         # The candidate features are the NumPy code that training uses.
         extra_NE = torch.from_numpy(numpy_features(user, self.runtime.catalogue, candidate_hash, place, request.timestamp))
+        if self._bins is not None:
+            low, width = self._bins
+            extra_NE = torch.cat([extra_NE, ((extra_NE[:, :, None] - low) / width).clamp(0, 1).flatten(1)], dim=1)
         head = self._head
         x = torch.cat([target_NR, interest_NR, target_NR * interest_NR, mass_N1, extra_NE], dim=1)
         x = torch.nn.functional.prelu(x @ head["w1"] + head["b1"], head["slope"][0])

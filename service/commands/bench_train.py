@@ -83,7 +83,7 @@ def _rates(setup: str, sides: list[Side], spreads: dict[str, Any]) -> list[dict[
 
 def _by_length(log: InteractionLog, lengths: list[int]) -> dict[str, Any]:
     config = demo_preset()
-    given = training.problem(log, replace(config, model=replace(config.model, features=False)), 1)
+    given = training.problem(log, replace(config, model=replace(config.model, features=False, feature_bins=0)), 1)
     found = training.by_length(given, lengths, USERS, REPEATS)
     answer: dict[str, Any] = {"by_length": found}
     if len(found) > 2:

@@ -26,7 +26,7 @@ class Option:
     train: dict[str, Any]
 
 
-BASES: dict[str, dict[str, Any]] = {"plain": {"features": False}, "default": {}}
+BASES: dict[str, dict[str, Any]] = {"plain": {"features": False, "feature_bins": 0}, "default": {}}
 """The default preset without and with hand-made features."""
 OPTIONS = (
     Option("without mass", "plain", {"mass": False}, {}),
@@ -34,7 +34,8 @@ OPTIONS = (
     Option("without both", "plain", {"mass": False, "same_item_bonus": False}, {}),
     Option("with ages", "plain", {"ages": True}, {}),
     Option("one epoch", "plain", {}, {"epochs": 1}),
-    Option("without features", "default", {"features": False}, {}),
+    Option("without features", "default", {"features": False, "feature_bins": 0}, {}),
+    Option("without bins", "default", {"feature_bins": 0}, {}),
     Option("with ages", "default", {"ages": True}, {}),
     Option("tables of width 1", "default", {"attn_width": 1, "repr_width": 1}, {}),
 )

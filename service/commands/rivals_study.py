@@ -60,7 +60,7 @@ def rows_of(models: list[str], seeds: int, longest: int | None, threads: int, im
 
     def plain(seed: int) -> TrainConfig:
         base = PRESETS["default"](seed)
-        return replace(base, model=replace(base.model, features=False))
+        return replace(base, model=replace(base.model, features=False, feature_bins=0))
 
     def live_of(seed: int) -> TrainConfig:
         base = PRESETS["default"](seed)

@@ -79,8 +79,9 @@ def test_default_model(tiny: Tiny, ranking: str) -> None:
         {"longest": 30},
         {"attn_width": 4, "repr_width": 9, "features": False},
         {"ages": True, "longest": 150},
+        {"feature_bins": 7},
     ],
-    ids=["as published", "longest 30", "narrow attention, no features", "ages"],
+    ids=["as published", "longest 30", "narrow attention, no features", "ages", "feature bins"],
 )
 def test_other_configurations(tmp_path: Path, model: dict[str, object]) -> None:
     tiny = make_tiny(tmp_path, **model)
