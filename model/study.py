@@ -77,11 +77,14 @@ class Study:
         except ValueError:
             config = None
         data = json.loads(json.dumps(self._log.describe()))
-        if config != cell.config or known["data"] != data or known["kind"] != cell.kind:
+        same = config == cell.config
+        if config is not None and cell.kind != "two_stage":  # a baseline reads the data set alone
+            same = _of_data(config) == _of_data(cell.config)
+        if not same or known["data"] != data or known["kind"] != cell.kind:
             raise ValueError(f"{path} is of another configuration or other data; give another --out, or delete it")
 
     def _dataset(self, cell: Cell) -> Dataset:
-        shared = replace(cell.config, name="data", model=_what_shapes_data(cell.config.model), **_NOT_OF_DATA)
+        shared = _of_data(cell.config)
         if self._prepared is None or self._prepared[0] != shared:
             targets = None if self._targets is None else self._targets(cell.config)
             self._prepared = None  # two of them need not fit into memory
@@ -135,5 +138,7 @@ _NOT_OF_DATA: dict[str, Any] = {
 """Training's own fields, set to one value: they do not shape the data set."""
 
 
-def _what_shapes_data(model: ModelConfig) -> ModelConfig:
-    return ModelConfig(longest=model.longest, features=model.features)
+def _of_data(config: TrainConfig) -> TrainConfig:
+    """The configuration with everything that does not shape the data set set to one value."""
+    model = ModelConfig(longest=config.model.longest, features=config.model.features)
+    return replace(config, name="data", model=model, **_NOT_OF_DATA)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from model.config import ModelConfig
+from model.outcome import Outcome
 from model.study import Cell, Study
 from model.train import Progress
 from tests.conftest import Tiny, tiny_config
@@ -36,6 +37,17 @@ def test_a_cell_of_another_configuration_is_refused(tiny: Tiny, tmp_path: Path) 
     Study(tiny.log, tmp_path, lambda text, progress: None).run(quick())
     with pytest.raises(ValueError, match=r"quick\.json is of another configuration"):
         Study(tiny.log, tmp_path, lambda text, progress: None).run(quick(longest=20))
+
+
+def test_a_baseline_does_not_depend_on_what_only_models_read(tiny: Tiny, tmp_path: Path) -> None:
+    def run(**model: object) -> Outcome:
+        cell = Cell("counts", replace(quick(**model).config, epochs=int(1 + len(model))), "counts")
+        return Study(tiny.log, tmp_path, lambda text, progress: None).run(cell)
+
+    first = run()
+    assert run(kept=9, feature_bins=3).figures == first.figures
+    with pytest.raises(ValueError, match=r"counts\.json is of another configuration"):
+        run(longest=20)
 
 
 def test_an_interrupted_cell_goes_on_to_the_same_answer(tiny: Tiny, tmp_path: Path) -> None:
