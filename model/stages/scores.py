@@ -85,6 +85,17 @@ class DareScore(nn.Module):
         content_MK = torch.einsum("md,mkd->mk", rows.target_MD / math.sqrt(2 * self.space.width), rows.behavior_LD[index_MK])
         return self._kept(batch, content_MK, index_MK, allowed_MK)
 
+    def of_all(self, batch: UserBatch, rows: Rows) -> Kept:
+        """All L behaviors as kept, in order. What a target's candidates have in common is computed once."""
+        candidates, length = batch.target_item_TC.shape[1], batch.item_L.shape[0]
+        bucket_TL, visible_TL = self.buckets(batch), self.visible(batch)
+        bias_TL = self.recency_bias()[bucket_TL].masked_fill(~visible_TL, NEG_INF)
+        score_TCL = self.content(rows).view(-1, candidates, length) + bias_TL[:, None]
+        if self.bonus is not None:
+            score_TCL = score_TCL + self.bonus * (batch.item_key_L == batch.target_key_TC[:, :, None])
+        bucket_ML, valid_ML = (x_TL.repeat_interleave(candidates, dim=0) for x_TL in (bucket_TL, visible_TL))
+        return Kept(torch.arange(length).expand_as(bucket_ML), bucket_ML, score_TCL.flatten(0, 1), valid_ML, whole=True)
+
     def seen(self, batch: UserBatch, index_MK: Tensor) -> tuple[Tensor, Tensor]:
         """Recency buckets of the behaviors `index_MK`, and whether the targets may see them: int64 and bool [M, K]."""
         recency_MK = batch.length_T.repeat_interleave(batch.target_item_TC.shape[1])[:, None] - index_MK

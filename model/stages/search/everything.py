@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from model.batch import UserBatch
@@ -22,8 +21,7 @@ class Everything(nn.Module):
         self.score = score
 
     def forward(self, batch: UserBatch, attn: Rows) -> Kept:
-        content_ML = self.score.content(attn)
-        return replace(self.score.at(batch, content_ML, torch.arange(content_ML.shape[1]).expand_as(content_ML)), whole=True)
+        return self.score.of_all(batch, attn)
 
 
 @register("search", "everything", "full target attention, what search approximates")
