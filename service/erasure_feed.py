@@ -1,10 +1,9 @@
-"""The background thread of a shared store: hears which users other processes erase, and finds out when the store is back."""
+"""The background work of a shared store: hears which users other processes erase, and finds out when the store is back."""
 
 from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
 from collections.abc import Callable
 
@@ -21,57 +20,70 @@ _log = logging.getLogger("dare.store")
 
 
 class ErasureFeed:
-    """Calls `erased(user_id)` for every user erased while subscribed.
+    """Calls `erased(user_id)` for every user erased while subscribed. `step` is to be called again and again, by one thread.
 
     `since` (monotonic s) is when the current subscription began, or the last one where there is none now: what was read before may have
     been erased unheard. `lost_at` is when the last one ended.
+
+    Args: `clock` monotonic seconds.
     """
 
-    def __init__(self, client: redis.Redis, resolved: Resolved, breaker: CircuitBreaker, erased: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        client: redis.Redis,
+        resolved: Resolved,
+        breaker: CircuitBreaker,
+        erased: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._client, self._resolved, self._breaker = client, resolved, breaker
-        self._erased = erased
-        self._stop = threading.Event()
+        self._erased, self._clock = erased, clock
+        self._subscription: redis.client.PubSub | None = None
+        self._heard = self._pinged = -math.inf
         self.since, self.lost_at = math.inf, math.inf
-        self._thread = threading.Thread(target=self._run, name="store-feed", daemon=True)
-        self._thread.start()
+
+    def step(self) -> float:
+        """Subscribe, or wait a little for a message; returns the pause before the next step, s."""
+        pause_s = 0.0
+        try:
+            self._listen()
+        except (redis.RedisError, OSError) as error:
+            self.close()
+            if self.lost_at == math.inf:
+                self.lost_at = self._clock()
+                _log.warning("no connection for erasures, tried again every %.0f ms: %s", _POLL_S * 1e3, error)
+            self._try_to_resolve()
+            pause_s = _POLL_S
+        # Also where no subscription succeeds: that must not keep a store away that answers.
+        if self._breaker.is_open:
+            self._probe()
+        return pause_s
 
     def close(self) -> None:
-        """End the thread."""
-        self._stop.set()
-        self._thread.join()
+        """Let go of the connection."""
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            subscription.close()
 
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                with self._client.pubsub() as subscription:  # type: ignore[no-untyped-call]
-                    self._listen(subscription)
-            except (redis.RedisError, OSError) as error:
-                if self.lost_at == math.inf:
-                    self.lost_at = time.monotonic()
-                    _log.warning("no connection for erasures, tried again every %.0f ms: %s", _POLL_S * 1e3, error)
-                self._stop.wait(_POLL_S)
-                self._try_to_resolve()
-
-    def _listen(self, subscription: redis.client.PubSub) -> None:
-        subscription.subscribe(CHANNEL)
-        heard = pinged = time.monotonic()
-        while not self._stop.is_set():
-            message = subscription.get_message(timeout=_POLL_S)
-            now = time.monotonic()
-            if message is not None:
-                heard = now
-                if message["type"] == "subscribe":
-                    self.since, self.lost_at = now, math.inf
-                    _log.info("hearing of erased users")
-                elif message["type"] == "message":
-                    self._erased(message["data"].decode())
-            if now - heard > _SILENT_S:
-                raise redis.ConnectionError(f"silent for {_SILENT_S:.0f} s")
-            if now - pinged > _PING_S:
-                pinged = now
-                subscription.ping()
-            if self._breaker.is_open:
-                self._probe()
+    def _listen(self) -> None:
+        if self._subscription is None:
+            self._subscription = self._client.pubsub()  # type: ignore[no-untyped-call]
+            self._subscription.subscribe(CHANNEL)
+            self._heard = self._pinged = self._clock()
+        message = self._subscription.get_message(timeout=_POLL_S)
+        now = self._clock()
+        if message is not None:
+            self._heard = now
+            if message["type"] == "subscribe":
+                self.since, self.lost_at = now, math.inf
+                _log.info("hearing of erased users")
+            elif message["type"] == "message":
+                self._erased(message["data"].decode(errors="replace"))
+        if now - self._heard > _SILENT_S:
+            raise redis.ConnectionError(f"silent for {_SILENT_S:.0f} s")
+        if now - self._pinged > _PING_S:
+            self._pinged = now
+            self._subscription.ping()
 
     def _probe(self) -> None:
         try:

@@ -6,7 +6,7 @@ import math
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, SupportsIndex
@@ -48,15 +48,16 @@ class RedisAddress:
 
 
 class Deadlines:
-    """The deadline of each thread's current call: every wait on a socket ends there."""
+    """The deadline of each thread's current call: every wait on a socket ends there. Args: `clock` monotonic seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._local = threading.local()
+        self._clock = clock
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
         """Give the calls of this thread so long altogether."""
-        self._local.at = time.monotonic() + seconds
+        self._local.at = self._clock() + seconds
         try:
             yield
         finally:
@@ -65,7 +66,7 @@ class Deadlines:
     def left_s(self) -> float:
         """Time left, infinite outside `within`. Raises: TimeoutError when it is over."""
         at: float = getattr(self._local, "at", math.inf)
-        left = at - time.monotonic()
+        left = at - self._clock()
         if left <= 0:
             raise TimeoutError("the call's deadline has passed")
         return left

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
 from typing import Any, TypeVar
@@ -27,8 +26,9 @@ from service.behavior_store import (
 )
 from service.circuit_breaker import CircuitBreaker
 from service.erasure_feed import CHANNEL, ErasureFeed
-from service.redis_connection import Deadlines, RedisAddress, Resolved, client_of
+from service.redis_connection import Deadlines, RedisAddress, Resolved
 from service.sequence_cache import Held, SequenceCache
+from service.surroundings import Surroundings
 
 RECORD = np.dtype([("item_hash", "<u8"), ("timestamp", "<u4"), ("bits", "<u4")])
 """One behavior as stored, 16 bytes; no bit is used yet."""
@@ -50,7 +50,8 @@ class RedisStore:
 
     Args: `url` as `RedisAddress.parse` reads it; `connections` used at once; `read_s`, `write_s` deadlines of one call; `ttl_s` after a
     user's last append (0: kept for ever); `cache_bytes` of sequences kept in this process; `stale_s` how long they are recalled while the
-    server cannot be reached; `max_length` newest behaviors kept of one user; `failed` is told the kind of every call that failed.
+    server cannot be reached; `max_length` newest behaviors kept of one user; `failed` is told the kind of every call that failed;
+    `surroundings` a simulation's.
     Raises: StoreError for a bad URL, refused credentials, a server too old or one that evicts.
     """
 
@@ -66,7 +67,9 @@ class RedisStore:
         stale_s: float = 300.0,
         max_length: int = MAX_LENGTH,
         failed: Callable[[str], None] = lambda kind: None,
+        surroundings: Surroundings = Surroundings(),  # noqa: B008 - frozen
     ) -> None:
+        self._clock = surroundings.clock
         self._address = RedisAddress.parse(url)
         self._read_s, self._write_s, self._stale_s = read_s, write_s, stale_s
         self._failed = failed
@@ -75,15 +78,16 @@ class RedisStore:
         self._append_arguments = (max_length, *bounds, REMEMBERED_EVENTS, ttl_s * 1000)
         self._ttl_ms = ttl_s * 1000
         self._script = {name: files("service").joinpath("lua", f"{name}.lua").read_text() for name in ("append", "load", "delete", "read")}
-        self._deadlines = Deadlines()
+        self._deadlines = Deadlines(self._clock)
         resolved = Resolved(self._address)
-        self._client = client_of(self._address, resolved, self._deadlines, connections + 2, read_s)
+        self._client = surroundings.connect(self._address, resolved, self._deadlines, connections + 2, read_s)
         self._sha = {name: self._client.register_script(text).sha for name, text in self._script.items()}
-        self.breaker = CircuitBreaker()
+        self.breaker = CircuitBreaker(clock=self._clock)
         self._cached = SequenceCache(cache_bytes, max_length)
         self._forget: list[Callable[[str], None]] = []
         self._check_server()
-        self._feed = ErasureFeed(self._client, resolved, self.breaker, self._erased)
+        self._feed = ErasureFeed(self._client, resolved, self.breaker, self._erased, self._clock)
+        self._end_feed = surroundings.repeat(self._feed.step)
 
     def append(self, behaviors: Sequence[NewBehavior]) -> Appended:
         """See `BehaviorStore.append`."""
@@ -114,7 +118,7 @@ class RedisStore:
 
     def read(self, user_id: str) -> BehaviorSequence:
         """See `BehaviorStore.read`."""
-        erasures, held, asked = self._cached.erasures, self._cached.get(user_id), time.monotonic()
+        erasures, held, asked = self._cached.erasures, self._cached.get(user_id), self._clock()
         if held is None:
             return self._read_whole(user_id, erasures)
         known, again = held.length, min(_AGAIN, held.length)
@@ -136,7 +140,7 @@ class RedisStore:
 
     def recall(self, user_id: str) -> BehaviorSequence:
         """See `BehaviorStore.recall`."""
-        if time.monotonic() - self._feed.lost_at > self._stale_s:
+        if self._clock() - self._feed.lost_at > self._stale_s:
             return EMPTY
         return self._cached.recall(user_id, self._feed.since)
 
@@ -171,12 +175,13 @@ class RedisStore:
 
     def close(self) -> None:
         """Let go of the connections; the server keeps everything."""
+        self._end_feed()
         self._feed.close()
         self._client.connection_pool.disconnect()
 
     def _read_whole(self, user_id: str, erasures: int) -> BehaviorSequence:
         body_key, tail_key, meta_key, _, _ = _keys(user_id)
-        asked = time.monotonic()
+        asked = self._clock()
 
         def work() -> list[Any]:
             pipeline = self._client.pipeline(transaction=True)
@@ -241,7 +246,7 @@ class RedisStore:
         if self.breaker.is_open:
             self._failed("breaker_open")
             raise StoreUnavailable(f"{self._address} did not answer lately")
-        began = time.monotonic()
+        began = self._clock()
         try:
             with self._deadlines.within(seconds):
                 result = work()

@@ -88,10 +88,12 @@ class SequenceCache:
     ) -> BehaviorSequence | None:
         """The sequence with what came after its first `known` behaviors; the first `again` of the given ones repeat the newest of those.
 
-        Returns: None where the repeated ones differ: the server has lost behaviors that it had acknowledged and taken others since.
+        Returns: None where those that are held already differ: the server has lost behaviors that it had acknowledged and taken others
+        since, perhaps while another thread was asking.
         """
         with self._lock:
-            if not held.ends_with(known, item_hash[:again], timestamp[:again]):
+            both = min(len(item_hash), again + held.length - known)
+            if not held.ends_with(known - again + both, item_hash[:both], timestamp[:both]):
                 self._drop(user_id)
                 return None
             length = known + len(item_hash) - again
