@@ -81,14 +81,14 @@ def test_no_permit_is_lost_or_doubled_whatever_ends_a_wait(seed: int) -> None:
 
 def test_a_wait_in_vain_is_refused_before_it_begins_but_the_first_in_line_waits() -> None:
     async def run() -> list[str]:
-        admitted = admission(permits=1, queue_wait_s=0.2)
+        admitted = admission(permits=1, queue_wait_s=20.0)
         loop, outcome = asyncio.get_running_loop(), list[str]()
-        for _ in range(60):  # long enough to have learnt that a permit is held for some 150 ms at most
+        for _ in range(60):  # long enough to have learnt that a permit is held for a moment
             async with admitted.permit(soon(None)):
                 await asyncio.sleep(0.003)
         learnt = admitted._held_s
-        assert 0.002 < learnt < 0.15 and loop.is_running()
-        admitted._held_s = 0.11  # and that it has become slow
+        assert 0.002 < learnt < 2 and loop.is_running()
+        admitted._held_s = 11.0  # and that it has become slow
 
         async def work(place: int) -> None:
             try:

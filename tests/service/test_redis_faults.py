@@ -156,7 +156,7 @@ def test_a_dripping_reply_ends_at_the_deadline(broken: RedisServer, proxy: Fault
         with pytest.raises(StoreUnavailable, match=r"deadline|imeout"):
             store.read("u")
         # 16,000 bytes at 5 ms each would take 80 s, and no single wait is longer than 5 ms.
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < 10.0
 
 
 def test_forgotten_scripts_and_everything_else_forgotten(broken: RedisServer, figure: Figure) -> None:

@@ -26,7 +26,9 @@ class Workers:
 
     def __init__(self, artifacts: Path, url: str) -> None:
         command = [sys.executable, "-m", "service", "serve", "--artifacts", str(artifacts), "--store", url, "--port", "0", "--workers", "2"]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        # Deadlines have tests of their own, and the machine may be busy.
+        patient = {"DARE_STORE_TIMEOUT_MS": "5000", "DARE_STORE_WRITE_TIMEOUT_MS": "20000"}
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | patient)
         assert self.process.stderr is not None
         self.log = ""
         for line in self.process.stderr:
