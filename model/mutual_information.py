@@ -19,6 +19,8 @@ F64 = npt.NDArray[np.float64]
 _PAIRS = 40_000_000
 """Most (candidate, behavior) pairs that are counted: targets are drawn until they are used up."""
 _BATCH = 4_000_000
+_CHANCE = 10.83
+"""2 n I of independent X and Y exceeds this once in a thousand (chi-squared, one degree of freedom): less is worth nothing."""
 DISTANCES = 18
 """Distances 1, 2, 3-4, 5-8, ... up to 100,000 behaviors back."""
 
@@ -49,8 +51,9 @@ class MutualInformation:
     def fit(cls, log: InteractionLog, targets: Targets, seed: int = 0, pairs: int = _PAIRS) -> MutualInformation:
         """Count over the training targets, drawn with `seed` until their histories hold `pairs` (candidate, behavior) pairs.
 
-        The plug-in estimate less its bias where X and Y are independent, 1 / (2 n), is taken, and at least 0; n is the number of
-        candidates of category c that have a behavior at distance p: behaviors near one another are alike and do not count apart.
+        The plug-in estimate less its bias where X and Y are independent, 1 / (2 n), is taken, and 0 where independence would exceed it once
+        in a thousand; n is the number of candidates of category c that have a behavior at distance p: behaviors near one another are
+        alike and do not count apart.
 
         Raises: InformationError without categories, and when training labels are all alike.
         """
@@ -73,6 +76,8 @@ class MutualInformation:
         """Information of every behavior (categories oldest first, the last at recency 1) for every target category: f64 [N, L]."""
         distance_L = distance_of(np.arange(len(category_L), 0, -1))
         key = _key(category_N[:, None], category_L[None], distance_L[None], self.categories)
+        if len(self.key) == 0:
+            return np.zeros(key.shape)
         place = np.minimum(np.searchsorted(self.key, key), len(self.key) - 1)
         known = (self.key[place] == key) & (category_N[:, None] >= 0) & (category_L[None] >= 0)
         return np.where(known, self.information[place], 0.0)
@@ -131,8 +136,9 @@ class _Counts:
         joint /= joint.sum(axis=(1, 2), keepdims=True)
         apart = joint.sum(axis=2, keepdims=True) * joint.sum(axis=1, keepdims=True)
         plain = (joint * np.log(np.where(joint > 0, joint, 1.0) / np.where(joint > 0, apart, 1.0))).sum(axis=(1, 2))
-        value = np.maximum(plain - 0.5 / self._candidates[target, distance], 0.0)
-        return self._key[value > 0], value[value > 0]
+        n = self._candidates[target, distance]
+        telling = 2 * n * plain > _CHANCE
+        return self._key[telling], (plain - 0.5 / n)[telling]
 
 
 @dataclass(frozen=True, slots=True)

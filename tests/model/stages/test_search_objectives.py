@@ -1,4 +1,4 @@
-"""The losses that teach search: the mass over all behaviors, and the behavior that comes next."""
+"""The losses that teach search: the mass over all behaviors, and a recency bias that is smooth."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import torch
 
 from model.config import ModelConfig, StageSpec
 from model.stages.objective.mass_over_all import MassOverAll
-from model.stages.objective.next_behavior import NextBehavior
 from model.stages.registry import configured
 from model.two_stage import TwoStageModel
 from tests.model.small_models import batch, made
@@ -55,9 +54,8 @@ def test_the_mass_counts_what_search_leaves() -> None:
     assert reached == 40
 
 
-@pytest.mark.parametrize("name", ["mass_over_all", "next_behavior"])
-def test_what_no_target_sees_teaches_nothing(name: str) -> None:
-    model, objective = taught(name)
+def test_what_no_target_sees_teaches_nothing() -> None:
+    model, objective = taught("mass_over_all")
     b = batch(40, [12, 12])
     other = batch(40, [12, 12], seed=3)
     later = torch.arange(40) >= 12
@@ -66,36 +64,34 @@ def test_what_no_target_sees_teaches_nothing(name: str) -> None:
     assert objective(model.views([b]), label).item() == pytest.approx(objective(model.views([changed]), label).item(), abs=1e-12)
 
 
-@pytest.mark.parametrize("name", ["mass_over_all", "next_behavior"])
 @pytest.mark.parametrize("length", [0, 1, 2])
-def test_hardly_any_history_gives_finite_gradients(name: str, length: int) -> None:
-    model, objective = taught(name)
+def test_hardly_any_history_gives_finite_gradients(length: int) -> None:
+    model, objective = taught("mass_over_all")
     label = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
     views = model.views([batch(length, [length])])
     (model.logits(views).sum() + objective(views, label)).backward()
     assert all(bool(value.grad.isfinite().all()) for value in model.parameters() if value.grad is not None)
 
 
-def test_the_next_behavior_is_found_among_the_others() -> None:
-    model, found = taught("next_behavior", pairs=5, weight=2.0)
-    objective = cast(NextBehavior, found)
-    views = model.views([batch(40, [30, 38]), batch(9, [4], seed=1)])
-    chosen = [objective.chosen(view).tolist() for view in views]
-    assert [len(at) for at in chosen] == [5, 3] and all(len(set(at)) == len(at) for at in chosen)
-    assert max(chosen[0]) + 1 < 30 and max(chosen[1]) + 1 < 4, "both of a pair are seen by every target"
-    pairs = [(view.attn.behavior_LD[j], view.attn.behavior_LD[j + 1]) for view, at in zip(views, chosen, strict=True) for j in at]
-    expected = 0.0
-    for i, (first, _) in enumerate(pairs):
-        scores = np.array([float((first @ following).detach()) / np.sqrt(10) for _, following in pairs])
-        expected += np.log(np.exp(scores).sum()) - scores[i]
-    loss = objective(views, torch.zeros(9, dtype=torch.float64))
-    assert loss.item() == pytest.approx(2 * expected / len(pairs), rel=1e-9)
-    assert objective.chosen(model.views([batch(40, [30, 39])])[0]).tolist() != chosen[0], "other targets, other pairs"
+def test_smoothness_is_the_squared_steps_of_the_bias_of_behaviors() -> None:
+    model, objective = taught("smooth_recency", weight=3.0)
+    bias = model.score.recency_bias().detach().numpy()
+    loss = objective([], torch.zeros(0))
+    assert loss.item() == pytest.approx(3.0 * float(((bias[2:] - bias[1:-1]) ** 2).sum()), rel=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "message"), [("mass_over_all", {"weight": 0.0}, "weight"), ("next_behavior", {"pairs": 1}, "pairs")]
-)
-def test_bad_options_are_refused(name: str, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=f"{message} must be"):
-        configured("objective", StageSpec(name, options))
+def test_a_bucket_that_no_history_reaches_follows_its_neighbor() -> None:
+    model, objective = taught("smooth_recency", weight=1.0)
+    optimizer = torch.optim.Adam(model.attn.recency.parameters(), lr=0.05)
+    for _ in range(400):
+        optimizer.zero_grad()
+        bias = model.score.recency_bias()
+        (((bias[1:70] + 3.0) ** 2).sum() + objective([], torch.zeros(0))).backward()
+        optimizer.step()
+    assert model.score.recency_bias()[70:].detach().numpy() == pytest.approx(-3.0, abs=0.1)
+
+
+@pytest.mark.parametrize("name", ["mass_over_all", "smooth_recency"])
+def test_bad_options_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"weight must be above 0, got 0\.0"):
+        configured("objective", StageSpec(name, {"weight": 0.0}))
