@@ -149,8 +149,12 @@ def fuxictr(given: Problem, python: Path) -> Iterator[Side]:
         sizes = {"items": given.vocabulary.num_items, "categories": given.vocabulary.num_categories}
         settings = {"width": model.repr_width, "kept": model.kept, "rate": given.config.learning_rate}
         np.savez(file, **joined, **{name: np.asarray(value) for name, value in (sizes | settings).items()})  # type: ignore[arg-type]
-        command = [str(python), str(_SCRIPT), str(file)]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        # Not as a script: the folder beside it would come before the interpreter's own packages.
+        start = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')"
+        command = [str(python), "-c", start, str(_SCRIPT), str(file)]
+        with subprocess.Popen(
+            command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
             assert process.stdin is not None and process.stdout is not None and process.stderr is not None
             try:
                 name = str(_answer(process.stdout, process.stderr)["name"])
