@@ -11,6 +11,7 @@ from model.data.impressions import impression_targets
 from model.data.log import InteractionLog
 from model.data.protocol import ProtocolConfig, split_targets
 from model.evaluate import train_config
+from model.ideal_search import ideal_forms
 from model.mutual_information import InformationError, Informed, MutualInformation
 from model.runtime import ScoringRuntime
 from model.search_quality import Judge, Quality, Truth, bounds, rules, runtime_quality
@@ -48,7 +49,7 @@ def search_quality_command(
     if (data / "truth").is_dir():
         truth = Truth.read(data, log, protocol.train_share + protocol.validation_share)
         with console.status("rules that need no model"):
-            found[_RELEVANCE] = dict(bounds(truth, log, kept, seed))
+            found[_RELEVANCE] = {**bounds(truth, log, kept, seed), **ideal_forms(data, truth, log, kept)}
         _judge_model(runtime, truth, log, found[_RELEVANCE])
     try:
         found[_INFORMATION] = _by_information(data, log, protocol, runtime, kept, most, impressions, seed)

@@ -20,6 +20,7 @@ from model.data.tidy import read_tidy
 from model.dataset import prepare
 from model.evaluate import evaluate_runtime
 from model.export import export
+from model.ideal_search import ideal_forms
 from model.item_hash import hash_item_ids
 from model.metrics import auc
 from model.runtime import ScoringRuntime
@@ -139,6 +140,19 @@ def test_evaluation_takes_the_logged_labels(folder: Path, log: InteractionLog, t
     assert figures["auc"] == pytest.approx(runtime_quality(runtime, truth, log)["auc"], abs=1e-4)
 
 
+def test_ideal_searches_of_a_form_are_ordered_by_what_they_know(tmp_path: Path) -> None:
+    world = replace(WORLD, length=600, half_lives=(200.0,))
+    write_synthetic(world, tmp_path)
+    log = read_tidy(tmp_path)
+    found = ideal_forms(tmp_path, Truth.read(tmp_path, log, 0.8), log, 8)
+    one_way, either, own = (found[name]["recall"] for name in ("content and recency", "symmetric content and recency", "own topic, newest"))
+    assert one_way == pytest.approx(1.0), "with one half-life the form holds the whole truth"
+    assert own < either < one_way
+    write_synthetic(replace(world, complement=0.0), tmp_path)
+    found = ideal_forms(tmp_path, Truth.read(tmp_path, log, 0.8), log, 8)
+    assert {figures["recall"] for figures in found.values()} == {1.0}, "without complements the own topic is all there is"
+
+
 def test_data_without_truth_is_refused(tmp_path: Path, log: InteractionLog) -> None:
     with pytest.raises(TruthError, match="no known relevance, it needs data of `dare data synthetic`"):
         Truth.read(tmp_path, log, 0.8)
@@ -165,7 +179,8 @@ def test_the_commands_from_generator_to_study(tmp_path: Path) -> None:
     studied = run("study", "search-quality", "--data", data, "--artifacts", artifacts, "--out", str(tmp_path / "report"))
     assert studied["kept"] == 5
     rules = {"oracle", "newest same category", "newest", "random"}
-    assert set(studied["relevance"]) == {"truth", trained["version"]} | rules  # type: ignore[call-overload]
+    forms = {"content and recency", "symmetric content and recency", "own topic, newest"}
+    assert set(studied["relevance"]) == {"truth", trained["version"]} | rules | forms  # type: ignore[call-overload]
     assert set(studied["mutual_information"]) == {"measure", trained["version"]} | rules  # type: ignore[call-overload]
     assert {path.suffix for path in (tmp_path / "report").glob("20??-??-??-search-quality.*")} == {".md", ".json", ".png"}
     alone = run("study", "search-quality", "--data", data, "--kept", "5")
