@@ -14,7 +14,7 @@ GPU_BIN := .venv-gpu/bin
 GPU_STAMP := .venv-gpu/.set-up
 NATIVE := $(wildcard kernels/native/*.?pp kernels/*/native/*.?pp)
 
-.PHONY: help setup serve test test-gpu check sanitize load faults clean
+.PHONY: help setup serve test test-gpu check sanitize load faults soak clean
 
 help:
 	@echo "make serve   set up, get real data, train if there is no model, serve on http://$(HOST):$(PORT) (HOST, PORT to change)"
@@ -24,6 +24,7 @@ help:
 	@echo "make sanitize  the compiled kernels under the address and undefined-behavior sanitizers, then SECONDS of random calls"
 	@echo "make load    load-test a running service at URL for SECONDS with USERS clients"
 	@echo "make faults  break the service on purpose, at length; each fault's figure ends up in build/faults.md"
+	@echo "make soak    SECONDS (1800) under half of the load, then 100 model versions in turn; a report and a plot in docs/results"
 	@echo "make clean   remove .venv and caches; data/ and artifacts/ stay"
 
 setup: $(STAMP)
@@ -71,6 +72,13 @@ load: setup
 faults: setup
 	mkdir -p build
 	DARE_FAULTS_REPORT=build/faults.md $(BIN)/python -m pytest tests/service -m "faults or not faults"
+
+# What make serve has made, or ARTIFACTS and DATA of your own. SECONDS given on the command line overrides.
+ARTIFACTS ?= artifacts
+DATA ?= data/complete-journey
+soak: SECONDS = 1800
+soak: setup
+	$(BIN)/python -m tests.service.soak --artifacts $(ARTIFACTS) --data $(DATA) --seconds $(SECONDS)
 
 clean:
 	rm -rf .venv .venv-gpu build .mypy_cache .ruff_cache .pytest_cache .coverage*

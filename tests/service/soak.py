@@ -1,0 +1,280 @@
+"""A soak: one service on a shared store under half of the load that it can take, for half an hour; then 100 model versions in turn.
+
+`python -m tests.service.soak` prints what was measured and writes it, with a plot, to `--out`; status 1 when a target was missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import datetime
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from loadtest.connections import Connections
+from loadtest.open_loop import LATENCY, Measured, run
+from loadtest.survey import Population, survey
+from loadtest.workload import RECOMMEND, SCORE, Request, Workload
+from model.artifact import current_version
+from model.data.tidy import read_tidy
+from service.commands.serving import load_into
+from service.redis_store import RedisStore
+from tests.service.model_versions import rewrite
+from tests.service.redis_server import RedisServer, free_port
+from tests.service.soak_figures import Window, misses, plot, table
+
+MOST_SWAP_GROWTH = 0.05
+"""Of resident memory, from swaps 11-20 to the last ten."""
+_CACHES = {"DARE_USER_CACHE_BYTES": str(64 * 10**6), "DARE_STORE_CACHE_BYTES": str(16 * 10**6)}
+"""Small enough to be full before the slopes begin: a cache that fills is growth, but no leak."""
+_CALLERS = 3
+_OVERLOADED = "503 urn:dare:problem:overloaded"
+_MB = 1e6
+
+
+@dataclass
+class Soaked:
+    """`rate` in requests a second, `capacity` what it is half of; `errors` by kind; `swap_mb` resident memory after each swap, and
+    `swap_errors` of the requests meanwhile."""
+
+    rate: float
+    capacity: float
+    windows: list[Window] = field(default_factory=list)
+    errors: Counter[str] = field(default_factory=Counter)
+    swap_mb: list[float] = field(default_factory=list)
+    swap_errors: Counter[str] = field(default_factory=Counter)
+    swap_requests: int = 0
+    swap_s: float = 0.0
+
+    def missed(self) -> list[str]:
+        """Targets that were not reached. Refusals of an overloaded service count in both parts."""
+        found = misses(self.windows, dict(self.errors))
+        found += [f"while swapping, {count} times {kind}" for kind, count in self.swap_errors.items()]
+        if self.swap_growth() > MOST_SWAP_GROWTH:
+            found.append(f"resident memory {self.swap_growth():+.1%} over the swaps")
+        return found
+
+    def swap_growth(self) -> float:
+        """Of resident memory, from the second ten swaps to the last ten; 0 for fewer than 30 swaps."""
+        if len(self.swap_mb) < 30:
+            return 0.0
+        return float(np.mean(self.swap_mb[-10:]) / np.mean(self.swap_mb[10:20]) - 1)
+
+
+class Service:
+    """A `dare serve` in a process of its own, and what it holds."""
+
+    def __init__(self, artifacts: Path, store: RedisServer, folder: Path) -> None:
+        log_file, self._store, port = folder / "serve.log", store, free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        command = [sys.executable, "-m", "service", "serve", "--artifacts", str(artifacts), "--store", store.url, "--port", str(port)]
+        with log_file.open("w") as log:
+            environment = os.environ | _CACHES | {"DARE_DEVELOPMENT": "true", "OMP_NUM_THREADS": "1"}
+            self._process = subprocess.Popen(command, stderr=log, env=environment)
+        while not self._answers():
+            if self._process.poll() is not None:
+                raise RuntimeError(f"the service did not start:\n{log_file.read_text()}")
+            time.sleep(0.05)
+        self._seen = psutil.Process(self._process.pid)
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/readyz", timeout=30):
+                return True
+        except OSError:
+            return False
+
+    def resident_mb(self) -> float:
+        """Resident memory."""
+        return float(self._seen.memory_info().rss / _MB)
+
+    def window(self, at_s: float, measured: Measured) -> Window:
+        """What was measured, and what the process holds now."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        anonymous = int(re.search(r"RssAnon:\s+(\d+)", status)[1]) * 1024  # type: ignore[index]
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=30) as answer:
+            cached = float(re.search(r"^dare_user_cache_bytes (\S+)", answer.read().decode(), re.MULTILINE)[1])  # type: ignore[index]
+        latency_ms = measured.times.of(SCORE, LATENCY) + measured.times.of(RECOMMEND, LATENCY)
+        p50_ms, p99_ms = np.percentile(latency_ms or [np.nan], [50, 99])
+        return Window(
+            at_s=at_s,
+            sent=measured.sent,
+            failed=measured.failed,
+            p50_ms=float(p50_ms),
+            p99_ms=float(p99_ms),
+            late_p99_ms=float(np.percentile(measured.late_ms, 99)),
+            resident_mb=self.resident_mb(),
+            anonymous_mb=anonymous / _MB,
+            cached_mb=cached / _MB,
+            descriptors=self._seen.num_fds(),
+            threads=self._seen.num_threads(),
+            store_mb=int(self._store.client.info("memory")["used_memory"]) / _MB,
+            machine_load=os.getloadavg()[0],
+        )
+
+    def close(self) -> None:
+        """Stop it as an operator would."""
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+async def capacity(url: str, workload: Workload, seconds: float) -> float:
+    """Answers a second to callers who never wait between requests."""
+    pool, answered, until = Connections(url, _CALLERS), 0, time.monotonic() + seconds
+
+    async def call() -> None:
+        nonlocal answered
+        while time.monotonic() < until:
+            answer = await pool.send(workload.draw(), 30.0)
+            answered += answer.status == 200
+
+    await asyncio.gather(*(call() for _ in range(_CALLERS)))
+    await pool.close()
+    return answered / seconds
+
+
+async def loaded(url: str, workload: Workload, rate: float, seconds: float) -> Measured:
+    """A piece of the load; its requests are made before its clock starts."""
+    return await run(url, [workload.draw() for _ in range(max(1, int(rate * seconds)))], rate)
+
+
+async def swapped(service: Service, workload: Workload, soaked: Soaked, versions: Sequence[str], swaps: int) -> None:
+    """Activate the versions in turn while the load goes on."""
+    ended, began = asyncio.Event(), time.monotonic()
+
+    async def load() -> None:
+        while not ended.is_set():
+            measured = await loaded(service.url, workload, soaked.rate, 2.0)
+            soaked.swap_errors.update(measured.errors)
+            soaked.swap_requests += measured.sent
+
+    loading = asyncio.create_task(load())
+    pool = Connections(service.url, 1)
+    try:
+        for swap in range(swaps):
+            answer = await pool.send(Request(f"/v1/models/{versions[swap % len(versions)]}:activate", b""), 60.0)
+            if answer.status != 200:
+                soaked.swap_errors[f"activate: {answer.status} {answer.body[:200]!r}"] += 1
+            soaked.swap_mb.append(service.resident_mb())
+    finally:
+        ended.set()
+        await loading
+        await pool.close()
+    soaked.swap_s = time.monotonic() - began
+
+
+def soak(service: Service, workload: Workload, versions: Sequence[str], asked: argparse.Namespace) -> Soaked:
+    """Find out the capacity, load, swap."""
+    asyncio.run(capacity(service.url, workload, asked.window / 2))
+    able = asyncio.run(capacity(service.url, workload, asked.window))
+    soaked = Soaked(asked.rate or able / 2, able)
+    began = time.monotonic()
+    while (at_s := time.monotonic() - began) < asked.seconds:
+        measured = asyncio.run(loaded(service.url, workload, soaked.rate, asked.window))
+        soaked.errors.update(measured.errors)
+        soaked.windows.append(service.window(at_s, measured))
+        print(json.dumps(asdict(soaked.windows[-1])), flush=True)
+    asyncio.run(swapped(service, workload, soaked, versions, asked.swaps))
+    return soaked
+
+
+@contextmanager
+def prepared(asked: argparse.Namespace) -> Iterator[tuple[Service, Population, list[str]]]:
+    """A service with every user of the data in its store, two versions of the model, and the users to ask for."""
+    with tempfile.TemporaryDirectory(prefix="dare-soak-") as made, closing(RedisServer(appendfsync="everysec")) as store:
+        folder, version = Path(made), current_version(asked.artifacts)
+        artifacts, other = folder / "artifacts", f"{version}-other"
+        for name in (version, other):
+            shutil.copytree(asked.artifacts / version, artifacts / name)
+        rewrite(artifacts / other, "head_b3", np.load(artifacts / other / "head_b3.npy") + np.float32(0.5))
+        (artifacts / "CURRENT").write_text(version + "\n")
+        with closing(RedisStore(store.url, read_s=30, write_s=30)) as filled:
+            load_into(filled, asked.data)
+        users = folder / "users"
+        users.write_text("\n".join(read_tidy(asked.data).user_id))
+        with closing(Service(artifacts, store, folder)) as service:
+            yield service, survey(service.url, asked.users, asked.candidates, users), [other, version]
+
+
+def report(soaked: Soaked, asked: argparse.Namespace, name: str) -> str:
+    """The measured, as Markdown."""
+    windows, missed = soaked.windows, soaked.missed()
+    sent, failed = sum(window.sent for window in windows), sum(window.failed for window in windows)
+    load = np.mean([window.machine_load for window in windows])
+    late = np.median([window.late_p99_ms for window in windows])
+    grown = windows[-1].store_mb - windows[0].store_mb
+    user_mb, sequence_mb = (int(value) // 10**6 for value in _CACHES.values())
+    return f"""# Soak, {name[:10]}
+
+`{" ".join(["python -m tests.service.soak", *sys.argv[1:]])}`, {psutil.cpu_count()} cores shared by service, Valkey, generator and
+whatever else ran: the machine's load average was {load:.1f}.
+
+{windows[-1].at_s / 60:.0f} minutes at {soaked.rate:.1f} requests a second ({_CALLERS} callers who never wait had got
+{soaked.capacity:.0f}/s before): {sent} requests, {failed} without a 2xx answer. Sent late by p99 {late:.1f} ms (median over windows of
+{asked.window:g} s). Caches of {user_mb} MB (prepared users) and {sequence_mb} MB (sequences), full before the slopes begin; the store
+grew by {grown:.1f} MB of posted behaviors.
+
+{table(windows)}
+
+Then {len(soaked.swap_mb)} model versions activated in turn within {soaked.swap_s:.0f} s under the same load:
+{soaked.swap_requests} requests, {soaked.swap_errors.total()} without a 2xx answer; resident memory {soaked.swap_growth():+.1%} from
+swaps 11-20 to the last ten (at most {MOST_SWAP_GROWTH:.0%}).
+
+{"Missed: " + "; ".join(missed) if missed else "No target missed."}
+
+![memory, latency and descriptors over time]({name}.png)
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(prog="python -m tests.service.soak", description=__doc__)
+    made.add_argument("--artifacts", type=Path, required=True, help="directory of model versions")
+    made.add_argument("--data", type=Path, required=True, help="tidy folder whose users fill the store")
+    made.add_argument("--seconds", type=float, default=1800.0, help="time under load before the swaps, s (default %(default)s)")
+    made.add_argument("--window", type=float, default=10.0, help="time between looks at the process, s (default %(default)s)")
+    made.add_argument("--swaps", type=int, default=100, help="model versions activated at the end (default %(default)s)")
+    made.add_argument("--rate", type=float, help="requests a second (default: half of the measured capacity)")
+    made.add_argument("--users", type=int, default=2000, help="users drawn from (default %(default)s)")
+    made.add_argument("--candidates", type=int, default=500, help="candidates of a request (default %(default)s)")
+    made.add_argument("--out", type=Path, default=Path("docs/results"), help="folder of the report (default %(default)s)")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Soak, report; returns 1 when a target was missed."""
+    asked = parser().parse_args(arguments)
+    name = f"{datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d}-soak"
+    with prepared(asked) as (service, population, versions):
+        workload = Workload(population, candidates=asked.candidates, run_id=name)
+        soaked = soak(service, workload, versions, asked)
+    asked.out.mkdir(parents=True, exist_ok=True)
+    text = report(soaked, asked, name)
+    (asked.out / f"{name}.md").write_text(text)
+    plot(soaked.windows, asked.out / f"{name}.png")
+    print(text)
+    return 1 if soaked.missed() else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
