@@ -18,6 +18,7 @@ constexpr int TILE_TARGETS = 1, TILE_VECTORS = 1, NARROW_VECTORS = 1, DIRECT_TAR
 
 typedef float F __attribute__((vector_size(64)));
 typedef int32_t I __attribute__((vector_size(64)));
+typedef uint32_t U __attribute__((vector_size(64)));
 
 OP F fset(float x) { return x - F{}; }
 OP I iset(int32_t x) { return x - I{}; }
@@ -31,7 +32,7 @@ OP F fmul(F x, F y) { return x * y; }
 OP F fmadd(F x, F y, F z) { return x * y + z; }
 OP F fmax(F x, F y) { return x > y ? x : y; }
 OP I iadd(I x, I y) { return x + y; }
-OP I isub(I x, I y) { return x - y; }
+OP I isub(I x, I y) { return (I)((U)x - (U)y); }  // wraps around, as vector instructions do
 OP I imul(I x, I y) { return x * y; }
 OP I imax(I x, I y) { return x > y ? x : y; }
 OP I imin(I x, I y) { return x < y ? x : y; }
