@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Mapping
 
 import msgspec
+from prometheus_client import Counter
 
 from service.admission import Admission
 from service.errors import Problem, problem_document
@@ -22,21 +23,22 @@ class Gate:
     """
 
     def __init__(self, admissions: Mapping[bytes, Admission], metrics: Metrics) -> None:
-        # Counted as the routes count theirs; a label's child is looked up once, not in every refusal.
-        self._guarded = {path: (admission, metrics.requests.labels(path.decode(), "503")) for path, admission in admissions.items()}
+        self._admissions, self._requests = dict(admissions), metrics.requests
+        # Counted as the routes count theirs; a label's child is looked up at the first refusal, not in every one.
+        self._counted = dict[bytes, Counter]()
 
     def refusal(self, method: bytes, url: bytes, headers: Headers) -> bytes | None:
         """The whole answer, without its status line's connection header, to a request that is refused; None for one to be read.
 
         Args: `url` as sent; `headers` with lower-case names.
         """
-        guarded = self._guarded.get(url)
-        if guarded is None or method != b"POST":
-            return None
-        admission, counted = guarded
-        problem = admission.refusal()
+        admission = self._admissions.get(url) if method == b"POST" else None
+        problem = None if admission is None else admission.refusal()
         if problem is None:
             return None
+        counted = self._counted.get(url)
+        if counted is None:
+            counted = self._counted[url] = self._requests.labels(url.decode(), "503")
         counted.inc()
         return _answer(problem, given_id(headers) or secrets.token_hex(16))
 
