@@ -3,6 +3,7 @@
 #include <pthread.h>
 #endif
 
+#include <chrono>
 #include <condition_variable>
 #include <cstdlib>
 #include <deque>
@@ -15,6 +16,8 @@
 #include "thread_pool.hpp"
 
 namespace {
+
+constexpr std::chrono::microseconds kPatience{100};
 
 struct Job {
     void (*work)(void*);
@@ -40,6 +43,13 @@ class Pool {
                 jobs_.erase(at);
                 break;
             }
+        }
+        // A helper that still works is about to end: sooner, as a rule, than this thread could fall asleep and be woken.
+        const auto until = std::chrono::steady_clock::now() + kPatience;
+        while (job.running && std::chrono::steady_clock::now() < until) {
+            hold.unlock();
+            std::this_thread::yield();
+            hold.lock();
         }
         done_.wait(hold, [&job] { return job.running == 0; });
     }
