@@ -3,7 +3,8 @@
 `KeyRecord` holds what is known about one (user, key) pair at one moment, where a key is
 an item or a category; `candidate_features` turns records and item statistics into the extra inputs of the head. Training reads
 records at many moments of a user's history through `model.history_index`; serving keeps only the newest record of each key in
-`RecordTable`, and computes the same features in `kernels.features` where the compiled library runs. Parity tests hold all of these together.
+`RecordTable`, and computes the same features in `kernels.features` where the compiled library runs. Parity tests hold all of these
+together.
 """
 
 from __future__ import annotations

@@ -233,7 +233,18 @@ def test_a_setting_that_cannot_be_is_refused_before_training(dare: Dare, folder:
 
 
 def test_any_field_of_the_configuration_can_be_set(dare: Dare, folder: Path, tmp_path: Path) -> None:
-    settings = ("--set", "model.ages=true", "--set", "model.features=false", "--set", "protocol.train_targets=3", "--set", 'name="mine"')
+    settings = (
+        "--set",
+        "model.ages=true",
+        "--set",
+        "model.features=false",
+        "--set",
+        "model.feature_bins=0",
+        "--set",
+        "protocol.train_targets=3",
+        "--set",
+        'name="mine"',
+    )
     ran = dare("train", "--data", folder, "--out", tmp_path, "--preset", "demo", *settings, "--json")
     assert ran.code == 0 and ran.json["version"].startswith("mine-"), ran.err
     config = json.loads((tmp_path / ran.json["version"] / "config.json").read_text())
