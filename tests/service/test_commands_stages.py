@@ -11,9 +11,7 @@ from model.stages.registry import KINDS, stages
 from service.cli import main
 
 
-def test_json_lists_every_stage_and_how_it_is_served(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_json_lists_every_stage_and_how_it_is_served(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["dare", "stages", "--json"])
     with pytest.raises(SystemExit) as end:
         main()
