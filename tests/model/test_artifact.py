@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from model.artifact import SCHEMA_VERSION, Artifact, ArtifactError, activate, current_version, pack_texts, versions, write_artifact
+from model.config import ModelConfig
 from model.export import export
 from model.features import FEATURE_NAMES
 from model.runtime import ScoringRuntime
@@ -223,15 +225,17 @@ def test_hashes_must_ascend(tmp_path: Path, content: Content) -> None:
         ({"feature_names": ["item_seen", "of_old"]}, "trained with other features than this program computes"),
         ({"feature_names": [*FEATURE_NAMES[1:], FEATURE_NAMES[0]]}, "their order"),
         ({"model": {"attn_width": 16}}, "'model.repr_width' is missing"),
-        ({"model": {"attn_width": 0, "repr_width": 1, "kept": 1, "longest": None, "hidden": [1, 1], "features": True}}, "attn_width"),
-        ({"model": {"kept": "x", "repr_width": 1, "attn_width": 1, "longest": None, "hidden": [1, 1], "features": True}}, "kept"),
-        ({"model": {"depth": 3, "kept": 1, "repr_width": 1, "attn_width": 1, "longest": 1, "hidden": [1, 1], "features": True}}, "'depth'"),
+        ({"model": asdict(ModelConfig()) | {"attn_width": 0}}, "attn_width"),
+        ({"model": asdict(ModelConfig()) | {"kept": "x"}}, "kept"),
+        ({"model": asdict(ModelConfig()) | {"depth": 3}}, "'depth'"),
+        ({"scoring": "magic"}, "scoring must be kernels or graph, is 'magic'"),
+        ({"scoring": "graph"}, "does not list score.onnx"),
     ],
 )
 def test_a_configuration_this_program_cannot_follow_is_refused(
     tmp_path: Path, content: Content, config: dict[str, Any], named: str
 ) -> None:
-    refused(write_changed(tmp_path, content, {}, **config), "config.json: ", named)
+    refused(write_changed(tmp_path, content, {}, **config), ".json: ", named)
 
 
 def test_a_version_is_never_written_twice(tiny: Tiny, copied: Path, content: Content) -> None:

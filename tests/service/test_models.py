@@ -177,10 +177,15 @@ def swap_under_load(tiny: Tiny, folder: Path, swaps: int) -> tuple[int, list[int
     return answered, resident, runtimes, text
 
 
+def failures(metrics: str) -> list[str]:
+    """Counters of answers with a status from 400 on that counted anything."""
+    return [line for line in metrics.splitlines() if re.search(r'status="[45]\d\d"', line) and not line.endswith(" 0.0")]
+
+
 def test_swaps_under_load_cost_no_error_and_leave_nothing_behind(tiny: Tiny, tmp_path: Path) -> None:
     answered, _, runtimes, text = swap_under_load(tiny, tmp_path / "a", 10)
     assert answered > 100
-    assert 'status="5' not in text and 'status="4' not in text
+    assert failures(text) == []
     gc.collect()
     assert [runtime() for runtime in runtimes] == [None] * 10, "an unloaded version is still in memory"
 
@@ -188,7 +193,7 @@ def test_swaps_under_load_cost_no_error_and_leave_nothing_behind(tiny: Tiny, tmp
 @pytest.mark.faults
 def test_100_swaps_under_load(tiny: Tiny, tmp_path: Path, figure: Callable[[int, str], None]) -> None:
     answered, resident, _, text = swap_under_load(tiny, tmp_path / "a", 100)
-    assert 'status="5' not in text and 'status="4' not in text
+    assert failures(text) == []
     growth = np.mean(resident[-10:]) / np.mean(resident[10:20]) - 1
     figure(8, f"100 swaps, {answered} answers, 0 errors, resident memory {growth:+.1%} from swaps 11-20 to 91-100 (target <= 5 %)")
     assert growth <= 0.05

@@ -17,9 +17,11 @@ from service.cli import app
 def write(folder: Path, length: int, categories: bool, users: int = 100) -> Path:
     rng = np.random.default_rng(0)
     folder.mkdir()
-    item = rng.integers(0, 30, users * length)
+    user = np.repeat(np.arange(users), length)
+    # Most of what a user takes is of one kind of four, so that kinds say something about the next click.
+    item = np.where(rng.random(len(user)) < 0.8, 4 * rng.integers(0, 7, len(user)) + user % 4, rng.integers(0, 28, len(user)))
     columns: dict[str, Any] = {
-        "user_id": np.repeat([f"user {u}" for u in range(users)], length),
+        "user_id": [f"user {u}" for u in user],
         "item_id": [f"item/{i}" for i in item],
         "timestamp": np.tile(1_600_000_000 + np.arange(length) * 3600, users),
     }
