@@ -49,5 +49,5 @@ def held_by(pid: int, artifacts: Path) -> Held:
 
 
 def together(held: list[Held]) -> dict[str, float]:
-    """The sums over processes, MB."""
-    return {name: round(sum(asdict(one)[name] for one in held), 1) for name in asdict(Held())}
+    """The sums over processes, MB to the kilobyte."""
+    return {name: round(sum(asdict(one)[name] for one in held), 3) for name in asdict(Held())}
