@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
@@ -15,7 +16,7 @@ from service.behavior_store import BehaviorSequence, BehaviorStore, NewBehavior
 from service.file_store import FileStore
 from service.memory_store import MemoryStore
 from service.redis_store import RedisStore
-from tests.service.redis_server import GivenServer, RedisServer
+from tests.service.redis_server import PATIENCE_S, GivenServer, RedisServer
 
 MAX_LENGTH = 6
 USERS = ("a", "b")
@@ -134,7 +135,9 @@ class RedisStoreStates(StoreStates):
         assert len(self.server.client.keys()) <= 4 * len(self.held)
 
 
-def test_redis_store_states(redis_server: RedisServer | GivenServer) -> None:
+def test_redis_store_states(redis_server: RedisServer | GivenServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What is stored is tested here, not how soon: the process may not be given a second of the machine for a second.
+    monkeypatch.setattr("service.redis_store._SCAN_S", PATIENCE_S)
     RedisStoreStates.server, RedisStoreStates.reader = redis_server, connected(redis_server)
     run_state_machine_as_test(RedisStoreStates, settings=settings(max_examples=40, stateful_step_count=30, deadline=None))
     RedisStoreStates.reader.close()
