@@ -6,6 +6,7 @@ from types import ModuleType
 
 import numpy as np
 
+from kernels.backends import chosen
 from kernels.checks import array, within
 from kernels.features import native_backend, reference
 from kernels.features.arguments import F32, NUM_FEATURES, HistoryFacts, ItemFacts, KeyRecords
@@ -45,14 +46,5 @@ def candidate_features(
         raise ValueError(f"profile_ST must have the width {items.taste.shape[1]} of taste, got {history.profile_ST.shape[1]}")
     if not 0 <= now_s < 2**53:
         raise ValueError(f"now_s must be in 0..{2**53 - 1}, got {now_s}")
-    if backend == "auto":
-        chosen = next(module for module in _BACKENDS.values() if module.can_run()[0])
-    elif backend in _BACKENDS:
-        chosen = _BACKENDS[backend]
-        able, reason = chosen.can_run()
-        if not able:
-            raise RuntimeError(f"features backend {backend!r} cannot run: {reason}")
-    else:
-        raise ValueError(f"backend must be auto or one of {', '.join(_BACKENDS)}, got {backend!r}")
-    value: F32 = chosen.features(history, items, place, item, category, now_s)
+    value: F32 = chosen("features", _BACKENDS, backend).features(history, items, place, item, category, now_s)
     return value

@@ -7,6 +7,7 @@ from types import ModuleType
 import numpy as np
 import numpy.typing as npt
 
+from kernels.backends import chosen
 from kernels.checks import array
 from kernels.lookup import native_backend, reference
 from kernels.lookup.hash_index import U64, HashIndex
@@ -30,14 +31,5 @@ def lookup_rows(hash_M: U64, sorted_hash_V: U64 | HashIndex, *, backend: str = "
     """
     wanted = array("hash_M", hash_M, np.uint64, (None,))
     known = sorted_hash_V if isinstance(sorted_hash_V, HashIndex) else array("sorted_hash_V", sorted_hash_V, np.uint64, (None,))
-    if backend == "auto":
-        chosen = next(module for module in _BACKENDS.values() if module.can_run(known)[0])
-    elif backend in _BACKENDS:
-        chosen = _BACKENDS[backend]
-        able, reason = chosen.can_run(known)
-        if not able:
-            raise RuntimeError(f"look-up backend {backend!r} cannot run: {reason}")
-    else:
-        raise ValueError(f"backend must be auto or one of {', '.join(_BACKENDS)}, got {backend!r}")
-    found: npt.NDArray[np.int32] = chosen.lookup(wanted, known)
+    found: npt.NDArray[np.int32] = chosen("look-up", _BACKENDS, backend, known).lookup(wanted, known)
     return found

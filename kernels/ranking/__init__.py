@@ -6,6 +6,7 @@ from types import ModuleType
 
 import numpy as np
 
+from kernels.backends import chosen
 from kernels.checks import array
 from kernels.ranking import native_backend, numpy_backend, reference
 from kernels.ranking.arguments import F32, I32, BehaviorRows, FeatureBins, HeadWeights, RankTables, TargetRows, checked, finite_where_kept
@@ -64,13 +65,4 @@ def pool_and_score(
     Raises: ValueError naming the argument and the value; RuntimeError when the named backend cannot run, with the reason.
     """
     arguments = checked(index_NK, score_NK, tables, behavior, target, extra_NE, head, num_threads)
-    if backend == "auto":
-        chosen = next(module for module in _BACKENDS.values() if module.can_run()[0])
-    elif backend in _BACKENDS:
-        chosen = _BACKENDS[backend]
-        able, reason = chosen.can_run()
-        if not able:
-            raise RuntimeError(f"ranking backend {backend!r} cannot run: {reason}")
-    else:
-        raise ValueError(f"backend must be auto or one of {', '.join(_BACKENDS)}, got {backend!r}")
-    return chosen.pool(arguments)  # type: ignore[no-any-return]
+    return chosen("ranking", _BACKENDS, backend).pool(arguments)  # type: ignore[no-any-return]

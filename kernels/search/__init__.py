@@ -7,8 +7,9 @@ from types import ModuleType
 import numpy as np
 import numpy.typing as npt
 
+from kernels.backends import chosen
 from kernels.search import faiss_backend, native_backend, numpy_backend, reference
-from kernels.search.arguments import SearchArguments, checked
+from kernels.search.arguments import checked
 from kernels.search.faiss_index import APPROXIMATE, ApproximateBackend
 from kernels.search.keys import F32, I32, ItemBonus, SearchKeys
 
@@ -59,16 +60,5 @@ def search_topk(
     Raises: ValueError naming the argument and the value; RuntimeError when the named backend cannot run, with the reason.
     """
     arguments = checked(attn_target_NA, attn_behavior_LA, k, bias_L, valid_L, category_L, category_score_NC, bonus, num_threads)
-    return _chosen(backend, arguments).search(arguments)
-
-
-def _chosen(name: str, arguments: SearchArguments) -> ModuleType | ApproximateBackend:
-    if name == "auto":
-        return next(module for module in _BACKENDS.values() if module.can_run(arguments)[0])
-    named: dict[str, ModuleType | ApproximateBackend] = {**_BACKENDS, **APPROXIMATE}
-    if name not in named:
-        raise ValueError(f"backend must be auto or one of {', '.join(named)}, got {name!r}")
-    able, reason = named[name].can_run(arguments)
-    if not able:
-        raise RuntimeError(f"search backend {name!r} cannot run: {reason}")
-    return named[name]
+    known: dict[str, ModuleType | ApproximateBackend] = {**_BACKENDS} if backend == "auto" else {**_BACKENDS, **APPROXIMATE}
+    return chosen("search", known, backend, arguments).search(arguments)

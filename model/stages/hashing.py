@@ -29,9 +29,3 @@ def equal_bits(one_MB: Tensor, other_LB: Tensor) -> Tensor:
     differ_ML = one.sum(dim=1, keepdim=True) + other.sum(dim=1) - 2 * (one @ other.T)
     equal_ML: Tensor = one.shape[1] - differ_ML
     return equal_ML
-
-
-def checked(name: str, value: object, least: int, most: int) -> None:
-    """Raises: ValueError naming an option that is not an integer in `least`..`most`."""
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise ValueError(f"{name} must be an integer in {least}..{most}, got {value!r}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from pkgutil import iter_modules
@@ -48,13 +49,12 @@ class Capabilities:
     """What a stage declares, checked when a model is built.
 
     `fused` the compiled kernels compute it; `exports` the portable graph can hold it; `set_free` a candidate's score does not depend on the
-    other candidates; `reads_scores` (pooling) the search's scores are its weights. `reason` why it cannot be exported.
+    other candidates. `reason` why it cannot be exported.
     """
 
     fused: bool = False
     exports: bool = True
     set_free: bool = True
-    reads_scores: bool = False
     reason: str = ""
 
 
@@ -90,8 +90,9 @@ def register(kind: str, name: str, source: str, capabilities: Capabilities | Non
     return add
 
 
+@cache
 def _load() -> None:
-    """Import every stage of this package and of installed packages that declare one."""
+    """Import every stage of this package and of installed packages that declare one, once: asking what is installed takes its time."""
     for kind in KINDS:
         package = import_module(f"model.stages.{kind}")
         for module in iter_modules(package.__path__):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.stages.hashing import checked
+from model.stages.options import integer
 from model.stages.protocols import Kept
 from model.stages.registry import Parts, register
 
@@ -65,8 +65,8 @@ class FourierConfig:
     hidden: int = 64
 
     def __post_init__(self) -> None:
-        checked("segments", self.segments, 1, 64)
-        checked("hidden", self.hidden, 1, 4096)
+        integer("segments", self.segments, 1, 64)
+        integer("hidden", self.hidden, 1, 4096)
 
     def build(self, parts: Parts) -> Fourier:
         """The stage."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from model.stages.cross_attention import masked_softmax
+from model.stages.options import at_least_one
 from model.stages.protocols import Kept
 from model.stages.registry import Parts, register
 
@@ -64,9 +65,7 @@ class TransformerConfig:
     hidden: int = 64
 
     def __post_init__(self) -> None:
-        for name in ("layers", "heads", "head_width", "hidden"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)!r}")
+        at_least_one(self, "layers", "heads", "head_width", "hidden")
 
     def build(self, parts: Parts) -> Transformer:
         """The stage."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from model.batch import UserBatch
 from model.stages.cross_attention import masked_softmax, products
+from model.stages.options import at_least_one
 from model.stages.pooling_content import weighted_content
 from model.stages.protocols import Content, Kept
 from model.stages.registry import Parts, register
@@ -63,8 +64,7 @@ class DinConfig:
     search: bool = False
 
     def __post_init__(self) -> None:
-        if self.hidden < 1:
-            raise ValueError(f"hidden must be at least 1, got {self.hidden!r}")
+        at_least_one(self, "hidden")
 
     def build(self, parts: Parts) -> Din:
         """The stage."""

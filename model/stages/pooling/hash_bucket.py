@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.batch import UserBatch
-from model.stages.hashing import Hyperplanes, checked
+from model.stages.hashing import Hyperplanes
+from model.stages.options import integer
 from model.stages.protocols import Content, Kept
 from model.stages.registry import Parts, register
 from model.stages.scores import DareScore
@@ -62,9 +63,9 @@ class HashBucketConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        checked("hashes", self.hashes, 1, 256)
-        checked("bits", self.bits, 1, 10)
-        checked("seed", self.seed, 0, 2**31)
+        integer("hashes", self.hashes, 1, 256)
+        integer("bits", self.bits, 1, 10)
+        integer("seed", self.seed, 0, 2**31)
 
     def build(self, parts: Parts) -> HashBucket:
         """The stage."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from model.batch import UserBatch
 from model.recency import MAX_LENGTH, bucket_of_recency
+from model.stages.options import integer
 from model.stages.pooling_content import kept_content
 from model.stages.protocols import Content, Kept
 from model.stages.registry import Parts, register
@@ -96,9 +97,7 @@ class MultiHeadConfig:
 
     def __post_init__(self) -> None:
         for name, least in (("heads", 1), ("head_width", 1), ("short", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or not least <= value <= 1024:
-                raise ValueError(f"{name} must be an integer in {least}..1024, got {value!r}")
+            integer(name, getattr(self, name), least, 1024)
         if not isinstance(self.values, bool):
             raise ValueError(f"values must be true or false, got {self.values!r}")
 

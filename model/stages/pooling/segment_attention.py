@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from model.batch import UserBatch
 from model.stages.cross_attention import FoldedAttention
-from model.stages.hashing import checked
+from model.stages.options import integer
 from model.stages.protocols import Content, Kept
 from model.stages.registry import Parts, register
 
@@ -47,9 +47,9 @@ class SegmentAttentionConfig:
     head_width: int = 12
 
     def __post_init__(self) -> None:
-        checked("segments", self.segments, 1, 64)
-        checked("heads", self.heads, 1, 1024)
-        checked("head_width", self.head_width, 1, 1024)
+        integer("segments", self.segments, 1, 64)
+        integer("heads", self.heads, 1, 1024)
+        integer("head_width", self.head_width, 1, 1024)
 
     def build(self, parts: Parts) -> SegmentAttention:
         """The stage."""

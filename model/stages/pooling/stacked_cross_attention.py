@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from model.batch import UserBatch
 from model.stages.cross_attention import FoldedAttention
+from model.stages.options import at_least_one
 from model.stages.protocols import Content, Kept
 from model.stages.registry import Parts, register
 
@@ -49,9 +50,7 @@ class StackedCrossAttentionConfig:
     hidden: int = 96
 
     def __post_init__(self) -> None:
-        for name in ("layers", "heads", "head_width", "hidden"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)!r}")
+        at_least_one(self, "layers", "heads", "head_width", "hidden")
 
     def build(self, parts: Parts) -> StackedCrossAttention:
         """The stage."""

@@ -35,7 +35,7 @@ class TargetAttention(nn.Module):
         return weighted_content(attention_weight(kept), kept, content)
 
 
-@register("pooling", "target_attention", "DARE (arXiv 2410.02604)", Capabilities(fused=True, reads_scores=True))
+@register("pooling", "target_attention", "DARE (arXiv 2410.02604)", Capabilities(fused=True))
 @dataclass(frozen=True, slots=True)
 class TargetAttentionConfig:
     """The search's own scores, softmaxed."""

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.batch import UserBatch
-from model.stages.hashing import Hyperplanes, checked
+from model.stages.hashing import Hyperplanes
+from model.stages.options import integer
 from model.stages.protocols import Kept
 from model.stages.registry import Parts, register
 from model.stages.scores import NEG_INF, DareScore
@@ -68,8 +69,8 @@ class ClustersConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        checked("bits", self.bits, 1, 12)
-        checked("seed", self.seed, 0, 2**31)
+        integer("bits", self.bits, 1, 12)
+        integer("seed", self.seed, 0, 2**31)
 
     def build(self, parts: Parts) -> ClusterSearch:
         """The stage."""

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from model.batch import UserBatch
+from model.stages.options import at_least_one
 from model.stages.protocols import Kept
 from model.stages.registry import Parts, register
 from model.stages.scores import NEG_INF, DareScore
@@ -52,8 +53,7 @@ class NearestAndNewestConfig:
     newest: int = 10
 
     def __post_init__(self) -> None:
-        if self.newest < 1:
-            raise ValueError(f"newest must be at least 1, got {self.newest!r}")
+        at_least_one(self, "newest")
 
     def build(self, parts: Parts) -> NearestAndNewest:
         """The stage."""

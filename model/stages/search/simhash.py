@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from model.batch import UserBatch
-from model.stages.hashing import Hyperplanes, checked, equal_bits
+from model.stages.hashing import Hyperplanes, equal_bits
+from model.stages.options import integer
 from model.stages.protocols import Kept
 from model.stages.registry import Parts, register
 from model.stages.scores import DareScore
@@ -43,8 +44,8 @@ class SimHashConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        checked("bits", self.bits, 1, 127)  # newest_best counts them exactly in float32
-        checked("seed", self.seed, 0, 2**31)
+        integer("bits", self.bits, 1, 127)  # newest_best counts them exactly in float32
+        integer("seed", self.seed, 0, 2**31)
 
     def build(self, parts: Parts) -> SimHashSearch:
         """The stage."""

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from model.batch import UserBatch
-from model.stages.hashing import Hyperplanes, checked, equal_bits
+from model.stages.hashing import Hyperplanes, equal_bits
+from model.stages.options import integer
 from model.stages.protocols import Kept
 from model.stages.registry import Parts, register
 from model.stages.scores import DareScore
@@ -61,9 +62,9 @@ class ThreeQueriesConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        checked("bits", self.bits, 1, 127)  # newest_best counts them exactly in float32
-        checked("newest", self.newest, 1, 100_000)
-        checked("seed", self.seed, 0, 2**31)
+        integer("bits", self.bits, 1, 127)  # newest_best counts them exactly in float32
+        integer("newest", self.newest, 1, 100_000)
+        integer("seed", self.seed, 0, 2**31)
 
     def build(self, parts: Parts) -> ThreeQueries:
         """The stage."""

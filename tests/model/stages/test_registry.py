@@ -106,6 +106,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: quiet-stages\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[dare_serving.stages]\nquiet = quiet_stages\n")
     monkeypatch.syspath_prepend(str(tmp_path))
+    registry._load.cache_clear()  # a process asks once what is installed
     yield
     sys.modules.pop("quiet_stages", None)
 
