@@ -23,6 +23,10 @@ class Interval:
     low: float
     high: float
 
+    def __str__(self) -> str:
+        """A difference with its bounds, signed."""
+        return f"{self.value:+.4f} ({self.low:+.4f} to {self.high:+.4f})"
+
 
 def auc_difference(
     label_M: npt.NDArray[np.floating],
@@ -37,16 +41,10 @@ def auc_difference(
     Args: `label_M` 0 or 1, both present; `user_M` the user of each row.
     Raises: ValueError when only one class is present.
     """
-    value = auc(label_M, score_M) - auc(label_M, other_M)
-    if np.isnan(value):
+    found = _mean([(label_M, score_M, other_M, user_M)], resamples, seed)
+    if np.isnan(found.value):
         raise ValueError(f"an AUC needs both classes, all {len(label_M)} labels are equal")
-    _, user_M = np.unique(user_M, return_inverse=True)
-    users = int(user_M.max()) + 1
-    rng = np.random.default_rng(seed)
-    draws = rng.multinomial(users, np.full(users, 1 / users), size=resamples)
-    first, second = (_weighted_auc(label_M > 0.5, of_M, user_M, draws) for of_M in (score_M, other_M))
-    low, high = np.quantile(first - second, [0.025, 0.975])
-    return Interval(value, float(low), float(high))
+    return found
 
 
 def mean_auc(seeds: Sequence[Outcome], resamples: int = 400, seed: int = 0) -> Interval:

@@ -13,7 +13,7 @@ from model.dataset import prepare
 from model.gradient_conflict import FIELDS, gradient_conflict
 from model.rivals import rival
 from service.commands.data import read
-from service.commands.study_report import about, write_report
+from service.commands.study_report import about, drawing, write_report
 from service.commands.terminal import console, emit, progress_bar, table
 
 _NOTE = (
@@ -65,19 +65,12 @@ def _row(name: str, figures: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def _plot(found: dict[str, Any], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axis = pyplot.subplots(figsize=(6, 3.4), layout="constrained")
-    for name in FIELDS:
-        count = found[name]["histogram"]
-        share = [value / max(1, sum(count)) for value in count]
-        axis.stairs(share, [-1 + 2 * i / len(count) for i in range(len(count) + 1)], label=f"{name} rows")
-    axis.axvline(0, color="gray", linewidth=0.8)
-    axis.set_xlabel("cosine between the gradients through attention and through content")
-    axis.set_ylabel("share of rows x steps")
-    axis.legend()
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    with drawing(path, 6, 3.4) as axes:
+        for name in FIELDS:
+            count = found[name]["histogram"]
+            share = [value / max(1, sum(count)) for value in count]
+            axes.stairs(share, [-1 + 2 * i / len(count) for i in range(len(count) + 1)], label=f"{name} rows")
+        axes.axvline(0, color="gray", linewidth=0.8)
+        axes.set_xlabel("cosine between the gradients through attention and through content")
+        axes.set_ylabel("share of rows x steps")
+        axes.legend()

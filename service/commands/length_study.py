@@ -11,7 +11,7 @@ from model.counts import counts_baseline
 from model.intervals import auc_difference
 from model.study import Cell
 from service.commands.data import read
-from service.commands.study_report import about, run_cells, write_report
+from service.commands.study_report import about, drawing, run_cells, write_report
 from service.commands.terminal import console, emit, table
 
 _COLUMNS = ("auc", "gauc", "log_loss", "ece", "auc_never_seen", "train_s", "rows_per_s")
@@ -33,7 +33,7 @@ def length_command(data: Path, out: Path, preset: str, lengths: list[int], seed:
         row = {"model": name, **{column: cell.figures[column] for column in _COLUMNS}, "whole_ahead_by": "-"}
         if cell is not whole:
             found = auc_difference(whole.label, whole.probability, cell.probability, whole.user)
-            row["whole_ahead_by"] = f"{found.value:+.4f} ({found.low:+.4f} to {found.high:+.4f})"
+            row["whole_ahead_by"] = str(found)
         rows.append(row)
     for longest in [*sorted(set(lengths)), None]:
         with console.status(f"counts of the newest {longest or 'whole history'}"):
@@ -60,25 +60,18 @@ def _cut(config: TrainConfig, longest: int | None) -> TrainConfig:
 
 
 def _plot(rows: list[dict[str, Any]], preset: str, seed: int, lengths: list[int], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     by_name = {row["model"]: row for row in rows}
     ticks = [*(str(longest) for longest in sorted(set(lengths))), "whole"]
-    figure, axes = pyplot.subplots(figsize=(6, 3.6), layout="constrained")
-    for label, column, name, style in (
-        (f"{preset}", "auc", "{preset}-{tick}-seed{seed}", "o-"),
-        (f"{preset}, never-seen", "auc_never_seen", "{preset}-{tick}-seed{seed}", "o--"),
-        ("counts", "auc", "counts-{tick}", "s-"),
-        ("counts, never-seen", "auc_never_seen", "counts-{tick}", "s--"),
-    ):
-        values = [by_name[name.format(preset=preset, tick=tick, seed=seed)][column] for tick in ticks]
-        axes.plot(ticks, values, style, label=label)
-    axes.set_xlabel("newest behaviors the model reads")
-    axes.set_ylabel("test AUC")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    with drawing(path, 6, 3.6) as axes:
+        for label, column, name, style in (
+            (f"{preset}", "auc", "{preset}-{tick}-seed{seed}", "o-"),
+            (f"{preset}, never-seen", "auc_never_seen", "{preset}-{tick}-seed{seed}", "o--"),
+            ("counts", "auc", "counts-{tick}", "s-"),
+            ("counts, never-seen", "auc_never_seen", "counts-{tick}", "s--"),
+        ):
+            values = [by_name[name.format(preset=preset, tick=tick, seed=seed)][column] for tick in ticks]
+            axes.plot(ticks, values, style, label=label)
+        axes.set_xlabel("newest behaviors the model reads")
+        axes.set_ylabel("test AUC")
+        axes.grid(alpha=0.3)
+        axes.legend()

@@ -12,7 +12,7 @@ from model.config import PRESETS, TrainConfig
 from model.intervals import mean_auc_difference
 from model.study import Cell
 from service.commands.data import read
-from service.commands.study_report import about, run_cells, write_report
+from service.commands.study_report import about, drawing, run_cells, write_report
 from service.commands.terminal import console, emit, table
 
 
@@ -89,7 +89,7 @@ def _line(name: str, seeds: list[Any], base: list[Any] | None) -> dict[str, Any]
     difference, bounds = "-", [0.0, 0.0, 0.0]
     if base is not None:
         found = mean_auc_difference(seeds, base)
-        difference, bounds = f"{found.value:+.4f} ({found.low:+.4f} to {found.high:+.4f})", [found.value, found.low, found.high]
+        difference, bounds = str(found), [found.value, found.low, found.high]
     return {
         "model": name,
         "auc": float(np.mean([one.figures["auc"] for one in seeds])),
@@ -102,18 +102,11 @@ def _line(name: str, seeds: list[Any], base: list[Any] | None) -> dict[str, Any]
 
 
 def _plot(tables: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     lines = [(heading, line) for heading, group in tables.items() for line in group[1:]]
-    figure, axes = pyplot.subplots(figsize=(7, 0.9 + 0.3 * len(lines)), layout="constrained")
-    for place, (_, line) in enumerate(reversed(lines)):
-        axes.plot([line["low"], line["high"]], [place, place], color="C0", linewidth=3)
-    axes.set_yticks(range(len(lines)), [f"{heading.partition(':')[0]}, {line['model']}" for heading, line in reversed(lines)])
-    axes.axvline(0, color="0.5", linewidth=0.8)
-    axes.set_xlabel("test AUC minus that of the base (95 % interval)")
-    axes.grid(alpha=0.3, axis="x")
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    with drawing(path, 7, 0.9 + 0.3 * len(lines)) as axes:
+        for place, (_, line) in enumerate(reversed(lines)):
+            axes.plot([line["low"], line["high"]], [place, place], color="C0", linewidth=3)
+        axes.set_yticks(range(len(lines)), [f"{heading.partition(':')[0]}, {line['model']}" for heading, line in reversed(lines)])
+        axes.axvline(0, color="0.5", linewidth=0.8)
+        axes.set_xlabel("test AUC minus that of the base (95 % interval)")
+        axes.grid(alpha=0.3, axis="x")

@@ -15,7 +15,7 @@ from model.outcome import Outcome
 from model.rivals import RIVALS, rival
 from model.study import Cell
 from service.commands.data import read
-from service.commands.study_report import about, run_cells, write_report
+from service.commands.study_report import about, drawing, run_cells, write_report
 from service.commands.terminal import console, emit, table
 
 MAIN = ("dare", "twin", "sim_soft")
@@ -138,7 +138,7 @@ def _line(model: str, seeds: list[Outcome], against: str, other: list[Outcome] |
     if other is not None and model != against:
         pairs = min(len(seeds), len(other))
         found = mean_auc_difference(seeds[:pairs], other[:pairs])
-        difference = f"{found.value:+.4f} ({found.low:+.4f} to {found.high:+.4f})"
+        difference = str(found)
     speed = [one.figures["rows_per_s"] for one in seeds if "rows_per_s" in one.figures]
     return {
         "model": model,
@@ -156,21 +156,14 @@ def _line(model: str, seeds: list[Outcome], against: str, other: list[Outcome] |
 
 
 def _plot(tables: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     lines = [(group, line) for group, lines in tables.items() for line in lines]
-    figure, axes = pyplot.subplots(figsize=(7, 0.8 + 0.26 * len(lines)), layout="constrained")
-    colour = dict(zip(tables, ("C0", "C4", "C1", "C2", "C3"), strict=False))
-    for place, (group, line) in enumerate(reversed(lines)):
-        low, high = (float(part) for part in line["95 %"].split(" to "))
-        axes.plot([low, high], [place, place], color=colour[group], linewidth=2)
-        axes.plot(line["auc"], place, "o", color=colour[group])
-        axes.plot(line["auc_never_seen"], place, "x", color=colour[group], alpha=0.6)
-    axes.set_yticks(range(len(lines)), [f"{line['model']} ({line['seeds']})" for _, line in reversed(lines)])
-    axes.set_xlabel("test AUC: all candidates (dot, with 95 % interval), never-seen candidates (cross); seeds in brackets")
-    axes.grid(alpha=0.3, axis="x")
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    with drawing(path, 7, 0.8 + 0.26 * len(lines)) as axes:
+        colour = dict(zip(tables, ("C0", "C4", "C1", "C2", "C3"), strict=False))
+        for place, (group, line) in enumerate(reversed(lines)):
+            low, high = (float(part) for part in line["95 %"].split(" to "))
+            axes.plot([low, high], [place, place], color=colour[group], linewidth=2)
+            axes.plot(line["auc"], place, "o", color=colour[group])
+            axes.plot(line["auc_never_seen"], place, "x", color=colour[group], alpha=0.6)
+        axes.set_yticks(range(len(lines)), [f"{line['model']} ({line['seeds']})" for _, line in reversed(lines)])
+        axes.set_xlabel("test AUC: all candidates (dot, with 95 % interval), never-seen candidates (cross); seeds in brackets")
+        axes.grid(alpha=0.3, axis="x")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,20 @@ def run_cells(
             finished[cell.name] = study.run(cell)
             bar.advance(whole)
     return finished
+
+
+@contextmanager
+def drawing(path: Path, width: float, height: float) -> Iterator[Any]:
+    """Axes to draw on, saved to `path`; inches. matplotlib is imported by those who draw alone."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(width, height), layout="constrained")
+    yield axes
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
 
 
 def about(log: InteractionLog) -> dict[str, Any]:

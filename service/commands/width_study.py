@@ -15,7 +15,7 @@ from model.item_hash import hash_item_ids
 from model.runtime import ScoringRuntime
 from model.study import Cell
 from service.commands.data import read
-from service.commands.study_report import about, run_cells, write_report
+from service.commands.study_report import about, drawing, run_cells, write_report
 from service.commands.terminal import console, emit, table
 
 _LENGTH, _CANDIDATES, _ROUNDS = 10_000, 512, 40
@@ -49,7 +49,7 @@ def width_command(data: Path, out: Path, widths: list[int], preset: str, seeds: 
                 "attn_width": width,
                 "auc": float(np.mean([one.figures["auc"] for one in outcomes[width]])),
                 "95 %": f"{found.low:.4f} to {found.high:.4f}",
-                f"ahead of {widest}": "-" if width == widest else f"{ahead.value:+.4f} ({ahead.low:+.4f} to {ahead.high:+.4f})",
+                f"ahead of {widest}": "-" if width == widest else str(ahead),
                 "auc_never_seen": float(np.mean([one.figures["auc_never_seen"] for one in outcomes[width]])),
                 "search_ms": float(np.median(times[width])),
                 "middle half": "{:.2f} to {:.2f}".format(*np.quantile(times[width], [0.25, 0.75])),
@@ -94,20 +94,13 @@ def search_times(log: InteractionLog, artifacts: Path, versions: dict[int, str])
 
 
 def _plot(rows: list[dict[str, Any]], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6, 3.6), layout="constrained")
-    for row in rows:
-        low, high = (float(part) for part in row["95 %"].split(" to "))
-        axes.plot([row["search_ms"]] * 2, [low, high], color="C0", alpha=0.5)
-        axes.annotate(str(row["attn_width"]), (row["search_ms"], row["auc"]), textcoords="offset points", xytext=(6, 4))
-    axes.plot([row["search_ms"] for row in rows], [row["auc"] for row in rows], "o-", color="C0")
-    axes.set_xlabel(f"search, ms ({_LENGTH:,} behaviors, {_CANDIDATES} candidates, one thread)")
-    axes.set_ylabel("test AUC (95 % interval)")
-    axes.set_title("attention width per field")
-    axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    with drawing(path, 6, 3.6) as axes:
+        for row in rows:
+            low, high = (float(part) for part in row["95 %"].split(" to "))
+            axes.plot([row["search_ms"]] * 2, [low, high], color="C0", alpha=0.5)
+            axes.annotate(str(row["attn_width"]), (row["search_ms"], row["auc"]), textcoords="offset points", xytext=(6, 4))
+        axes.plot([row["search_ms"] for row in rows], [row["auc"] for row in rows], "o-", color="C0")
+        axes.set_xlabel(f"search, ms ({_LENGTH:,} behaviors, {_CANDIDATES} candidates, one thread)")
+        axes.set_ylabel("test AUC (95 % interval)")
+        axes.set_title("attention width per field")
+        axes.grid(alpha=0.3)

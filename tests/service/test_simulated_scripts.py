@@ -111,16 +111,20 @@ class Both:
             self.twin.string[NAMES[1]] += b"x" * 16
 
 
+def agree_on(server: RedisServer | GivenServer, bounds: tuple[int, ...], steps: list[tuple[Any, ...]]) -> None:
+    both = Both(server, bounds)
+    try:
+        for step in steps:
+            both.step(*step)
+    finally:
+        server.client.config_set("maxmemory", 0)
+
+
 def test_the_twins_do_what_the_scripts_do(redis_server: RedisServer | GivenServer) -> None:
     @settings(max_examples=60, deadline=None)
     @given(bounds(), steps)
     def agree(bounds: tuple[int, ...], steps: list[tuple[Any, ...]]) -> None:
-        both = Both(redis_server, bounds)
-        try:
-            for step in steps:
-                both.step(*step)
-        finally:
-            redis_server.client.config_set("maxmemory", 0)
+        agree_on(redis_server, bounds, steps)
 
     agree()
 
@@ -130,11 +134,6 @@ def test_the_twins_do_what_the_scripts_do_for_long(redis_server: RedisServer | G
     @settings(max_examples=5_000, deadline=None)
     @given(bounds(), st.lists(st.one_of(appends, appends, appends, loads, reads, others), max_size=40))
     def agree(bounds: tuple[int, ...], steps: list[tuple[Any, ...]]) -> None:
-        both = Both(redis_server, bounds)
-        try:
-            for step in steps:
-                both.step(*step)
-        finally:
-            redis_server.client.config_set("maxmemory", 0)
+        agree_on(redis_server, bounds, steps)
 
     agree()
