@@ -44,29 +44,43 @@ def masked_softmax(score: Tensor, valid: Tensor) -> Tensor:
     return torch.softmax(score.masked_fill(~valid & any_valid, float("-inf")), dim=-1) * any_valid
 
 
-class FoldedAttention(nn.Module):
-    """Multi-head attention with one query per target: [M, Q] -> [M, R].
+class Heads(nn.Module):
+    """The maps of H attention heads with one query per target, folded: keys W_k e and values W_v e are never materialised.
 
-    With q_h = W_q,h x, logit_hk = (W_k,h^T q_h) . e_k / sqrt(width) and out = sum_h W_o,h W_v,h (sum_k w_hk e_k): the same numbers as with
-    keys W_k e_k and values W_v e_k, at two products of H vectors with the history instead of two of R x R with each behavior.
-    A target with nothing valid gets zeros.
+    logit_hk = (W_k,h^T W_q,h x) . e_k / sqrt(width), and out = W_o [W_v,h sum_k w_hk e_k]: the same numbers at two products of H vectors
+    with the history instead of two of R x R with each behavior.
 
-    Args: `query_width` Q; `content_width` R; `heads` H of `width` each.
+    Args: `query_width` Q of x; `content_width` R of e; `heads` H of `width` each; without `values` there are no value and output maps.
     """
 
-    def __init__(self, query_width: int, content_width: int, heads: int, width: int) -> None:
+    def __init__(self, query_width: int, content_width: int, heads: int, width: int, values: bool = True) -> None:
         super().__init__()
         self.heads, self.width = heads, width
         self.query = nn.Linear(query_width, heads * width, bias=False)
         self.key = nn.Linear(content_width, heads * width, bias=False)
-        self.value = nn.Linear(content_width, heads * width, bias=False)
-        self.out = nn.Linear(heads * width, content_width, bias=False)
+        self.value = nn.Linear(content_width, heads * width, bias=False) if values else None
+        self.out = nn.Linear(heads * width, content_width, bias=False) if values else None
+        self.parts = 1 if values else heads
+
+    def questions(self, query_MQ: Tensor) -> Tensor:
+        """W_k,h^T W_q,h x / sqrt(width): what a behavior's content is multiplied with, [M, H, R]."""
+        query_MHW = self.query(query_MQ).view(-1, self.heads, self.width) / math.sqrt(self.width)
+        return torch.einsum("mhw,hwr->mhr", query_MHW, self._by_head(self.key))
+
+    def joined(self, pooled_MHR: Tensor) -> Tensor:
+        """From each head's weighted sum of contents to `parts` vectors of width R: [M, parts * R]."""
+        if self.value is None or self.out is None:
+            return pooled_MHR.flatten(1)
+        mapped: Tensor = self.out(torch.einsum("mhr,hwr->mhw", pooled_MHR, self._by_head(self.value)).flatten(1))
+        return mapped
+
+    def _by_head(self, linear: nn.Linear) -> Tensor:
+        return linear.weight.view(self.heads, self.width, -1)
+
+
+class FoldedAttention(Heads):
+    """Multi-head attention over the kept behaviors with one query per target: [M, Q] -> [M, R], zeros where nothing is valid."""
 
     def forward(self, query_MQ: Tensor, kept: Kept, content: Content) -> Tensor:
-        query_MHW = self.query(query_MQ).view(-1, self.heads, self.width) / math.sqrt(self.width)
-        folded_MHR = torch.einsum("mhw,hwr->mhr", query_MHW, self.key.weight.view(self.heads, self.width, -1))
-        weight_MHK = masked_softmax(products(folded_MHR, kept, content), kept.valid_MK[:, None])
-        pooled_MHR = weighted_contents(weight_MHK, kept, content)
-        value_MHW = torch.einsum("mhr,hwr->mhw", pooled_MHR, self.value.weight.view(self.heads, self.width, -1))
-        out: Tensor = self.out(value_MHW.flatten(1))
-        return out
+        weight_MHK = masked_softmax(products(self.questions(query_MQ), kept, content), kept.valid_MK[:, None])
+        return self.joined(weighted_contents(weight_MHK, kept, content))

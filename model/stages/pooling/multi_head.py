@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -10,50 +9,17 @@ from torch import Tensor, nn
 
 from model.batch import UserBatch
 from model.recency import MAX_LENGTH, bucket_of_recency
+from model.stages.cross_attention import Heads, masked_softmax
 from model.stages.options import integer
 from model.stages.pooling_content import kept_content
 from model.stages.protocols import Content, Kept
 from model.stages.registry import Parts, register
 
 
-class Heads(nn.Module):
-    """Per head i: w_i = softmax_j((Q_i u) . (K_i r_j) / sqrt(d_h)), pooled_i = sum_j w_ij r_j. With `values` V_i pooled_i are joined and
-    mapped back to R, without the pooled_i themselves are laid side by side.
-
-    Args: `width` R; `heads` H; `head_width` d_h; `values` whether there are value and output maps.
-    """
-
-    def __init__(self, width: int, heads: int, head_width: int, values: bool) -> None:
-        super().__init__()
-        self.heads, self.head_width = heads, head_width
-        inner = heads * head_width
-        self.query, self.key = nn.Linear(width, inner, bias=False), nn.Linear(width, inner, bias=False)
-        self.value = nn.Linear(width, inner, bias=False) if values else None
-        self.output = nn.Linear(inner, width, bias=False) if values else None
-        self.parts = 1 if values else heads
-
-    def questions(self, target_MR: Tensor) -> Tensor:
-        """K_i^T Q_i u / sqrt(d_h): what a behavior's content is multiplied with, [M, H, R]. Keys are never materialised."""
-        query_MHD = self.query(target_MR).view(-1, self.heads, self.head_width) / math.sqrt(self.head_width)
-        return torch.einsum("mhd,hdr->mhr", query_MHD, self._by_head(self.key))
-
-    def joined(self, pooled_MHR: Tensor) -> Tensor:
-        """From each head's weighted sum of contents to `parts` vectors of width R: [M, parts * R]."""
-        if self.value is None or self.output is None:
-            return pooled_MHR.flatten(1)
-        mapped: Tensor = self.output(torch.einsum("mhr,hdr->mhd", pooled_MHR, self._by_head(self.value)).flatten(1))
-        return mapped
-
-    def _by_head(self, linear: nn.Linear) -> Tensor:
-        return linear.weight.view(self.heads, self.head_width, -1)
-
-
 def attend(question_XQR: Tensor, content_XJR: Tensor, valid_XJ: Tensor) -> Tensor:
     """sum_j softmax_j(question . content_j) content_j over the valid j: [X, Q, R], all zero where none is valid."""
-    any_valid = valid_XJ.any(dim=1)[:, None, None]
-    score_XQJ = torch.bmm(question_XQR, content_XJR.transpose(1, 2))
-    score_XQJ = score_XQJ.masked_fill(~valid_XJ[:, None], float("-inf")).masked_fill(~any_valid, 0.0)
-    return torch.bmm(torch.softmax(score_XQJ, dim=2) * any_valid, content_XJR)
+    weight_XQJ = masked_softmax(torch.bmm(question_XQR, content_XJR.transpose(1, 2)), valid_XJ[:, None])
+    return torch.bmm(weight_XQJ, content_XJR)
 
 
 class MultiHead(nn.Module):
@@ -105,6 +71,6 @@ class MultiHeadConfig:
         """The stage."""
 
         def made() -> Heads:
-            return Heads(parts.width, self.heads, self.head_width, self.values)
+            return Heads(parts.width, parts.width, self.heads, self.head_width, self.values)
 
         return MultiHead(made(), made() if self.short else None, self.short, parts.config.longest)

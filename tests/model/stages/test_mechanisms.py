@@ -67,9 +67,9 @@ def check(model: TwoStageModel, expected: Callable[[Moment], F64], length: int) 
 def multi_head(model: TwoStageModel, moment: Moment, long: list[F64], num_heads: int, values: bool) -> F64:
     w, found = weights(model), []
     for name, content in (("long", long), ("short_heads", moment.newest(SHORT))):
-        p = {part: w.get(f"pooling.{name}.{part}.weight") for part in ("query", "key", "value", "output")}
+        p = {part: w.get(f"pooling.{name}.{part}.weight") for part in ("query", "key", "value", "out")}
         pooled = rivals.heads(moment.u, content, p["query"], p["key"], num_heads)
-        found.append(rivals.joined(pooled, p["value"], p["output"]) if values else np.concatenate(pooled))
+        found.append(rivals.joined(pooled, p["value"], p["out"]) if values else np.concatenate(pooled))
     return np.concatenate(found)
 
 
@@ -190,7 +190,7 @@ def test_one_head_of_identity_maps_is_plain_attention() -> None:
     options = {"heads": 1, "head_width": WIDTH, "short": 0}
     model = made(replace(rival("twin", SMALL), search=StageSpec("everything"), pooling=StageSpec("multi_head", options), objectives=()))
     with torch.no_grad():
-        for part in ("query", "key", "value", "output"):
+        for part in ("query", "key", "value", "out"):
             torch.nn.init.eye_(getattr(model.pooling.long, part).weight)
 
     def plain(m: Moment) -> F64:
