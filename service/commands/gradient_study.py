@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from model.config import PRESETS
 from model.data.impressions import impression_targets
 from model.dataset import prepare
 from model.gradient_conflict import FIELDS, gradient_conflict
@@ -15,6 +14,7 @@ from model.rivals import rival
 from service.commands.data import read
 from service.commands.study_report import about, drawing, write_report
 from service.commands.terminal import console, emit, progress_bar, table
+from service.commands.training import preset_config
 
 _NOTE = (
     "One set of tables for attention and content (TWIN). At every step of one training each table's gradient is taken apart: what the loss "
@@ -36,10 +36,8 @@ def gradient_conflict_command(
     data: Path, out: Path, preset: str, epochs: int | None, seed: int, threads: int, impressions: bool, as_json: bool
 ) -> None:
     """See `dare study gradient-conflict`."""
-    if preset not in PRESETS:
-        raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    config = replace(preset_config(preset, seed, threads), name="twin")
     log = read(data, skip_bad_rows=False)
-    config = replace(PRESETS[preset](seed), num_threads=threads, name="twin")
     config = replace(config, model=rival("twin", config.model), epochs=epochs or config.epochs)
     with console.status("preparing") as status:
         targets = impression_targets(data, log, config.protocol) if impressions else None

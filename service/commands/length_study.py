@@ -6,26 +6,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from model.config import PRESETS, TrainConfig
+from model.config import TrainConfig
 from model.counts import counts_baseline
 from model.intervals import auc_difference
 from model.study import Cell
 from service.commands.data import read
 from service.commands.study_report import about, drawing, run_cells, write_report
 from service.commands.terminal import console, emit, table
+from service.commands.training import preset_config
 
 _COLUMNS = ("auc", "gauc", "log_loss", "ece", "auc_never_seen", "train_s", "rows_per_s")
 
 
 def length_command(data: Path, out: Path, preset: str, lengths: list[int], seed: int, threads: int, paper: bool, as_json: bool) -> None:
     """See `dare study length`."""
-    if preset not in PRESETS:
-        raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    config = preset_config(preset, seed, threads)
     log = read(data, skip_bad_rows=False)
-    config = replace(PRESETS[preset](seed), num_threads=threads)
     cells = [Cell(f"{preset}-{longest or 'whole'}-seed{seed}", _cut(config, longest)) for longest in [*sorted(set(lengths)), None]]
     if paper:
-        cells.append(Cell(f"paper-200-seed{seed}", replace(PRESETS["paper"](seed), num_threads=threads)))
+        cells.append(Cell(f"paper-200-seed{seed}", preset_config("paper", seed, threads)))
     finished = run_cells(log, cells, out / "length")
     whole = finished[f"{preset}-whole-seed{seed}"]
     rows: list[dict[str, Any]] = []

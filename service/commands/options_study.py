@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from model.config import PRESETS, TrainConfig
+from model.config import TrainConfig
 from model.intervals import mean_auc_difference
 from model.study import Cell
 from service.commands.data import read
 from service.commands.study_report import about, drawing, run_cells, write_report
 from service.commands.terminal import console, emit, table
+from service.commands.training import preset_config
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ def options_command(data: Path, out: Path, bases: list[str], seeds: int, threads
     chosen = [option for option in OPTIONS if option.base in (bases or BASES)]
 
     def cell(option: Option | None, base: str, seed: int) -> Cell:
-        config: TrainConfig = replace(PRESETS["default"](seed), num_threads=threads)
+        config: TrainConfig = preset_config("default", seed, threads)
         config = replace(config, model=replace(config.model, **BASES[base]))
         name = base
         if option is not None:

@@ -37,9 +37,7 @@ def train_command(
     as_json: bool,
 ) -> None:
     """See `dare train`."""
-    if preset not in PRESETS:
-        raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {preset!r}")
-    config = replace(PRESETS[preset](seed), num_threads=threads)
+    config = preset_config(preset, seed, threads)
     config = replace(config, name=model, model=rival(model, config.model))
     if longest is not None:
         config = replace(config, model=replace(config.model, longest=longest))
@@ -58,6 +56,13 @@ def train_command(
         trained = train_on(data, out, config, fresh, skip_bad_rows, impressions, ranks)
         if trained is not None:
             emit(trained, as_json)
+
+
+def preset_config(preset: str, seed: int, threads: int) -> TrainConfig:
+    """The configuration of `--preset`, `--seed` and `--threads`. Raises: ValueError naming a preset that there is not."""
+    if preset not in PRESETS:
+        raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    return replace(PRESETS[preset](seed), num_threads=threads)
 
 
 def changed(config: TrainConfig, settings: list[str]) -> TrainConfig:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from model.config import PRESETS
 from model.data.log import InteractionLog
 from model.intervals import mean_auc, mean_auc_difference
 from model.item_hash import hash_item_ids
@@ -17,22 +16,21 @@ from model.study import Cell
 from service.commands.data import read
 from service.commands.study_report import about, drawing, run_cells, write_report
 from service.commands.terminal import console, emit, table
+from service.commands.training import preset_config
 
 _LENGTH, _CANDIDATES, _ROUNDS = 10_000, 512, 40
 
 
 def width_command(data: Path, out: Path, widths: list[int], preset: str, seeds: int, threads: int, as_json: bool) -> None:
     """See `dare study width`."""
-    if preset not in PRESETS:
-        raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {preset!r}")
-    log = read(data, skip_bad_rows=False)
     widths = sorted(set(widths))
     cells: dict[int, list[Cell]] = {width: [] for width in widths}
     for seed in range(seeds):
         for width in widths:
-            base = replace(PRESETS[preset](seed), num_threads=threads)
+            base = preset_config(preset, seed, threads)
             config = replace(base, name=f"width{width}", model=replace(base.model, attn_width=width))
             cells[width].append(Cell(f"{preset}-width{width}-seed{seed}", config))
+    log = read(data, skip_bad_rows=False)
     by_seed = [cells[width][seed] for seed in range(seeds) for width in widths]
     finished = run_cells(log, by_seed, out / "width", artifacts=out / "width" / "artifacts")
     outcomes = {width: [finished[cell.name] for cell in cells[width]] for width in widths}
@@ -59,8 +57,8 @@ def width_command(data: Path, out: Path, widths: list[int], preset: str, seeds: 
     heading = "Attention width"
     table(heading, rows)
     note = (
-        f"{seeds} seeds, preset {preset}, representation width {PRESETS[preset](0).model.repr_width} throughout; widths are per field, a "
-        f"key is twice as wide. `search_ms`: stage 1 as it is served, exact, one thread, {_LENGTH:,} behaviors of real users in a row and "
+        f"{seeds} seeds, preset {preset}, representation width {by_seed[0].config.model.repr_width} throughout; widths are per field, a key "
+        f"is twice as wide. `search_ms`: stage 1 as it is served, exact, one thread, {_LENGTH:,} behaviors of real users in a row and "
         f"{_CANDIDATES} candidates, seed 0, median of {_ROUNDS} rounds in which every width takes its turn. Intervals hold 95 % of 400 "
         "resamples of users."
     )
