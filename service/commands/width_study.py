@@ -57,8 +57,8 @@ def width_command(data: Path, out: Path, widths: list[int], preset: str, seeds: 
     heading = "Attention width"
     table(heading, rows)
     note = (
-        f"{seeds} seeds, preset {preset}, representation width {by_seed[0].config.model.repr_width} throughout; widths are per field, a key "
-        f"is twice as wide. `search_ms`: stage 1 as it is served, exact, one thread, {_LENGTH:,} behaviors of real users in a row and "
+        f"{seeds} seeds, preset {preset}, representation width {by_seed[0].config.model.repr_width} throughout; widths are per field, a "
+        f"key is twice as wide. `search_ms`: stage 1 as it is served, exact, one thread, {_LENGTH:,} behaviors of real users in a row and "
         f"{_CANDIDATES} candidates, seed 0, median of {_ROUNDS} rounds in which every width takes its turn. Intervals hold 95 % of 400 "
         "resamples of users."
     )
