@@ -157,13 +157,16 @@ def _line(model: str, seeds: list[Outcome], against: str, other: list[Outcome] |
 
 def _plot(tables: dict[str, list[dict[str, Any]]], path: Path) -> None:
     lines = [(group, line) for group, lines in tables.items() for line in lines]
-    with drawing(path, 7, 0.8 + 0.26 * len(lines)) as axes:
-        colour = dict(zip(tables, ("C0", "C4", "C1", "C2", "C3"), strict=False))
+    colour = {group: f"C{place}" for place, group in enumerate(tables)}
+    with drawing(path, 7, 1.6 + 0.26 * len(lines)) as axes:
         for place, (group, line) in enumerate(reversed(lines)):
             low, high = (float(part) for part in line["95 %"].split(" to "))
             axes.plot([low, high], [place, place], color=colour[group], linewidth=2)
             axes.plot(line["auc"], place, "o", color=colour[group])
             axes.plot(line["auc_never_seen"], place, "x", color=colour[group], alpha=0.6)
+        for group in tables:
+            axes.plot([], [], "o", color=colour[group], label=group)
         axes.set_yticks(range(len(lines)), [f"{line['model']} ({line['seeds']})" for _, line in reversed(lines)])
-        axes.set_xlabel("test AUC: all candidates (dot, with 95 % interval), never-seen candidates (cross); seeds in brackets")
+        axes.set_xlabel("test AUC: dot, with 95 % interval; of never-seen candidates: cross\n(seeds in brackets)")
         axes.grid(alpha=0.3, axis="x")
+        axes.legend(loc="lower center", bbox_to_anchor=(0.35, 1.0), frameon=False)
