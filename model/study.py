@@ -22,6 +22,7 @@ from model.outcome import Outcome
 from model.train import Progress, evaluate_examples, predict, train
 
 Report = Callable[[str, Progress | None], None]
+Judge = Callable[[TrainConfig, str], dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,8 @@ class Study:
     leaves a checkpoint and resumes from it. Cells that follow one another share a data set where their configurations allow.
 
     Args: `report` is called with what is being done, and the training's progress while it trains; `targets` makes the targets of a
-    configuration (None: the protocol draws them); `artifacts` where trained models are exported to, their `version` among the figures.
+    configuration (None: the protocol draws them); `artifacts` where trained models are exported to, their `version` among the figures;
+    `judge` figures that are added, of an exported version.
     """
 
     def __init__(
@@ -51,8 +53,9 @@ class Study:
         report: Report,
         targets: Callable[[TrainConfig], Targets] | None = None,
         artifacts: Path | None = None,
+        judge: Judge | None = None,
     ) -> None:
-        self._log, self._folder, self._report, self._targets, self._artifacts = log, folder, report, targets, artifacts
+        self._log, self._folder, self._report, self._targets, self._artifacts, self._judge = log, folder, report, targets, artifacts, judge
         self._prepared: tuple[TrainConfig, Dataset] | None = None
 
     def run(self, cell: Cell) -> Outcome:
@@ -119,6 +122,9 @@ class Study:
         }
         if self._artifacts is not None:
             figures["version"] = export(trained.model, dataset, cell.config, {"test": figures}, self._artifacts)
+            if self._judge is not None:
+                self._report(f"{cell.name}: judging", None)
+                figures |= self._judge(cell.config, figures["version"])
         test = dataset.test
         user = np.repeat(test.targets.user[test.chosen], probability.shape[1])
         return Outcome(figures, probability.reshape(-1), test.labels(np.arange(len(test.chosen))), user)

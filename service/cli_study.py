@@ -11,6 +11,9 @@ from service.cli_options import DataDir, Impressions, Json, Seed, Version
 
 study_app = typer.Typer(no_args_is_help=True, help="Measure what models do, on any data.")
 
+Out = Annotated[Path, typer.Option("--out", help="directory for the report; finished cells in OUT/cells are not repeated")]
+Base = Annotated[list[str] | None, typer.Option("--base", help="plain (no hand-made feature) or default, repeatable; default: both")]
+
 
 @study_app.command("search-quality")
 def study_search_quality(
@@ -50,33 +53,27 @@ def study_gradient_conflict(
 @study_app.command("length")
 def study_length(
     data: DataDir,
-    out: Annotated[Path, typer.Option("--out", help="directory for the report; finished cells in OUT/length are not repeated")] = Path(
-        "runs"
-    ),
-    preset: Annotated[str, typer.Option("--preset", help="default or demo")] = "default",
+    out: Out = Path("runs"),
+    base: Base = None,
     length: Annotated[
-        list[int] | None, typer.Option("--length", min=1, help="newest behaviors to read, repeatable; default: 20 and 200")
+        list[int] | None, typer.Option("--length", min=1, help="newest behaviors to read, repeatable; default: 20, 200 and 2000")
     ] = None,
-    seed: Seed = 0,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="trainings of each model and length")] = 3,
     threads: Annotated[int, typer.Option("--threads", min=1, help="threads of training")] = 1,
     paper: Annotated[bool, typer.Option("--paper/--no-paper", help="also DARE as published")] = True,
     as_json: Json = False,
 ) -> None:
-    """Train the same model on the newest 20, 200 and all behaviors, beside counts and DARE as published: table, JSON and plot. Resumes."""
+    """Train the same models on the newest 20, 200, 2,000 and all behaviors, beside counts and DARE as published. Resumes."""
     from service.commands.length_study import length_command
 
-    length_command(data, out, preset, length or [20, 200], seed, threads, paper, as_json)
+    length_command(data, out, base or [], length or [20, 200, 2000], seeds, threads, paper, as_json)
 
 
 @study_app.command("options")
 def study_options(
     data: DataDir,
-    out: Annotated[Path, typer.Option("--out", help="directory for the report; finished cells in OUT/cells are not repeated")] = Path(
-        "runs"
-    ),
-    base: Annotated[
-        list[str] | None, typer.Option("--base", help="plain (no hand-made feature) or default, repeatable; default: both")
-    ] = None,
+    out: Out = Path("runs"),
+    base: Base = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="trainings of each model")] = 5,
     threads: Annotated[int, typer.Option("--threads", min=1, help="threads of training")] = 1,
     as_json: Json = False,
@@ -110,13 +107,24 @@ def study_width(
 @study_app.command("rivals")
 def study_rivals(
     data: DataDir,
-    out: Annotated[Path, typer.Option("--out", help="directory for the report; finished cells in OUT/cells are not repeated")] = Path(
-        "runs"
-    ),
+    out: Out = Path("runs"),
     model: Annotated[list[str] | None, typer.Option("--model", help="published model, repeatable; default: all")] = None,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="seeds of DARE, TWIN, SIM, ours and the baselines; the others get one")] = 5,
+    group: Annotated[
+        list[str] | None, typer.Option("--group", help="published, slower, plain, features or live, repeatable; default: all")
+    ] = None,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            "--seeds",
+            min=1,
+            help="seeds of DARE, TWIN, SIM, ours and the baselines; DIN, SIM hard, SDIM, ETA and live: up to three; others: one",
+        ),
+    ] = 5,
     longest: Annotated[
         int | None, typer.Option("--longest", min=1, help="newest behaviors the published models read; default: 200")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="any field of every model's configuration, as KEY=JSON, repeatable (docs/model.md)")
     ] = None,
     impressions: Impressions = False,
     threads: Annotated[int, typer.Option("--threads", min=1, help="threads of training")] = 1,
@@ -125,4 +133,4 @@ def study_rivals(
     """Train every published model and the baselines on the same rows: AUC with paired intervals as table, JSON and plot. Resumes."""
     from service.commands.rivals_study import rivals_command
 
-    rivals_command(data, out, model or [], seeds, longest, impressions, threads, as_json)
+    rivals_command(data, out, model or [], group or [], seeds, longest, settings or [], impressions, threads, as_json)

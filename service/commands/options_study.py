@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from model.config import TrainConfig
+from model.config import StageSpec, TrainConfig
 from model.intervals import mean_auc_difference
 from model.study import Cell
 from service.commands.data import read
@@ -29,11 +29,13 @@ class Option:
 
 BASES: dict[str, dict[str, Any]] = {"plain": {"features": False, "feature_bins": 0}, "default": {}}
 """The default preset without and with hand-made features."""
+TEACH_SEARCH = (StageSpec("mass_over_all"), StageSpec("smooth_recency"))
 OPTIONS = (
     Option("without mass", "plain", {"mass": False}, {}),
     Option("without the own-item bonus", "plain", {"same_item_bonus": False}, {}),
     Option("without both", "plain", {"mass": False, "same_item_bonus": False}, {}),
     Option("with ages", "plain", {"ages": True}, {}),
+    Option("with losses that teach search", "plain", {"objectives": TEACH_SEARCH}, {}),
     Option("one epoch", "plain", {}, {"epochs": 1}),
     Option("without features", "default", {"features": False, "feature_bins": 0}, {}),
     Option("without bins", "default", {"feature_bins": 0}, {}),
@@ -42,18 +44,28 @@ OPTIONS = (
 )
 
 
-def options_command(data: Path, out: Path, bases: list[str], seeds: int, threads: int, as_json: bool) -> None:
-    """See `dare study options`."""
-    unknown = sorted(set(bases) - set(BASES))
+def checked_bases(names: list[str]) -> list[str]:
+    """The bases of `--base`, all without any. Raises: ValueError naming an unknown one."""
+    unknown = sorted(set(names) - set(BASES))
     if unknown:
         raise ValueError(f"--base must be one of {', '.join(BASES)}, got {unknown[0]!r}")
+    return list(dict.fromkeys(names)) or list(BASES)
+
+
+def base_config(base: str, seed: int, threads: int) -> TrainConfig:
+    """The training of a base model."""
+    config = preset_config("default", seed, threads)
+    return replace(config, model=replace(config.model, **BASES[base]))
+
+
+def options_command(data: Path, out: Path, bases: list[str], seeds: int, threads: int, as_json: bool) -> None:
+    """See `dare study options`."""
+    bases = checked_bases(bases)
     log = read(data, skip_bad_rows=False)
-    chosen = [option for option in OPTIONS if option.base in (bases or BASES)]
+    chosen = [option for option in OPTIONS if option.base in bases]
 
     def cell(option: Option | None, base: str, seed: int) -> Cell:
-        config: TrainConfig = preset_config("default", seed, threads)
-        config = replace(config, model=replace(config.model, **BASES[base]))
-        name = base
+        config, name = base_config(base, seed, threads), base
         if option is not None:
             config = replace(config, model=replace(config.model, **option.model), **option.train)
             name = f"{base}-{option.name.replace(' ', '-')}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,27 +11,37 @@ import numpy as np
 
 from model.config import PRESETS, TrainConfig
 from model.data.impressions import impression_targets
+from model.data.log import InteractionLog
 from model.intervals import mean_auc, mean_auc_difference
 from model.outcome import Outcome
 from model.rivals import RIVALS, rival
-from model.study import Cell
+from model.runtime import ScoringRuntime
+from model.search_quality import Truth, runtime_quality
+from model.study import Cell, Judge
 from service.commands.data import read
+from service.commands.options_study import TEACH_SEARCH
 from service.commands.study_report import about, drawing, run_cells, write_report
 from service.commands.terminal import console, emit, table
+from service.commands.training import changed
 
 MAIN = ("dare", "twin", "sim_soft")
-"""Rivals that are trained with every seed; the others with the first."""
+"""Rivals that are trained with every seed."""
+CLOSE = ("din", "sim_hard", "sdim", "eta")
+"""Rivals that are trained with the first `FEW` seeds, as the live figures are; the others with the first."""
+FEW = 3
 SETTLED = ("dare", "twin")
 """The same where dense layers are trained more slowly: whether the paper's gain is one of optimisation."""
 PUBLISHED, PLAIN = "As published", "DARE with mass and matches, nothing hand-made"
 SLOWER = "As published, dense layers trained at .002"
 FEATURES, LIVE = "With hand-made features, frozen", "With hand-made features, live"
+GROUPS = {"published": PUBLISHED, "slower": SLOWER, "plain": PLAIN, "features": FEATURES, "live": LIVE}
 _WIDE = ("sd of seeds", "gauc", "log_loss", "ece", "rows_per_s")
 """Columns of the report that a terminal has no room for."""
 _NOTES = {
     PUBLISHED: "softmax attention alone, the newest {longest} behaviors, {kept} kept; `ahead of DARE` is the published DARE",
     SLOWER: "the same models; Adam .01 for the tables as published, .002 for everything else, which those with deep stages need",
-    PLAIN: "whole histories; the log mass of the kept and a learned bonus for the target's own item, no feature",
+    PLAIN: "whole histories; the log mass of the kept and a learned bonus for the target's own item, no feature; `search taught` by the "
+    "losses mass_over_all and smooth_recency",
     FEATURES: "whole histories; item statistics, taste and popularity as the training period shows them",
     LIVE: "the same, but popularity counts what all users did before the target's day, and negatives are drawn from the 30 days before "
     "it: other rows, not to be compared with the rest",
@@ -46,11 +57,15 @@ class Row:
     cells: tuple[Cell, ...]
 
 
-def rows_of(models: list[str], seeds: int, longest: int | None, threads: int, impressions: bool) -> list[Row]:
-    """Every row, the cheapest groups first. `seeds` of the main rows, one of the others; `longest` of the published (None: preset's)."""
+def rows_of(models: list[str], seeds: int, longest: int | None, threads: int, settings: Sequence[str] = ()) -> list[Row]:
+    """Every row. `longest` behaviors of the published (None: preset's); `settings` KEY=JSON of every model of stages."""
 
     def cells(name: str, count: int, config_of: Any, kind: str = "two_stage") -> tuple[Cell, ...]:
-        return tuple(Cell(f"{name}-seed{seed}", replace(config_of(seed), num_threads=threads), kind) for seed in range(count))
+        def config(seed: int) -> TrainConfig:
+            made = replace(config_of(seed), num_threads=threads)
+            return changed(made, list(settings)) if kind == "two_stage" else made
+
+        return tuple(Cell(f"{name}-seed{seed}", config(seed), kind) for seed in range(count))
 
     def published(name: str, **changes: Any) -> Any:
         def config(seed: int) -> TrainConfig:
@@ -60,19 +75,19 @@ def rows_of(models: list[str], seeds: int, longest: int | None, threads: int, im
 
         return config
 
-    def plain(seed: int) -> TrainConfig:
+    def plain(seed: int, **changes: Any) -> TrainConfig:
         base = PRESETS["default"](seed)
-        return replace(base, model=replace(base.model, features=False, feature_bins=0))
+        return replace(base, model=replace(base.model, features=False, feature_bins=0, **changes))
 
-    def live_of(seed: int) -> TrainConfig:
+    def taught(seed: int) -> TrainConfig:
+        return plain(seed, objectives=TEACH_SEARCH)
+
+    def live(seed: int) -> TrainConfig:
         base = PRESETS["default"](seed)
         return replace(base, statistics="live", protocol=replace(base.protocol, negative_rule="trailing"))
 
-    live = [
-        Row(LIVE, "default, live", cells("default-live", 1, live_of)),
-        Row(LIVE, "gbdt, live", cells("gbdt-live", 1, live_of, "gbdt")),
-    ]
-    count = {name: seeds if name in MAIN else 1 for name in models}
+    few = min(FEW, seeds)
+    count = {name: seeds if name in MAIN else few if name in CLOSE else 1 for name in models}
     return [
         *(Row(PUBLISHED, name, cells(name, count[name], published(name))) for name in models),
         *(
@@ -80,35 +95,44 @@ def rows_of(models: list[str], seeds: int, longest: int | None, threads: int, im
             for name in models
         ),
         Row(PLAIN, "dare + mass + matches", cells("plain", seeds, plain)),
+        Row(PLAIN, "the same, search taught", cells("plain-with-losses-that-teach-search", seeds, taught)),
         Row(PLAIN, "counts", cells("counts", seeds, PRESETS["default"], "counts")),
         Row(FEATURES, "default", cells("default", seeds, PRESETS["default"])),
         Row(FEATURES, "gbdt", cells("gbdt", seeds, PRESETS["default"], "gbdt")),
-        *(live if not impressions else []),
+        Row(LIVE, "default, live", cells("default-live", few, live)),
+        Row(LIVE, "gbdt, live", cells("gbdt-live", few, live, "gbdt")),
     ]
 
 
 def rivals_command(
-    data: Path, out: Path, models: list[str], seeds: int, longest: int | None, impressions: bool, threads: int, as_json: bool
+    data: Path,
+    out: Path,
+    models: list[str],
+    groups: list[str],
+    seeds: int,
+    longest: int | None,
+    settings: list[str],
+    impressions: bool,
+    threads: int,
+    as_json: bool,
 ) -> None:
     """See `dare study rivals`."""
     for name in models:
         rival(name, PRESETS["paper"](0).model)  # an unknown name is refused before anything is read
+    chosen = _groups(groups, impressions)
+    rows = [row for row in rows_of(models or list(RIVALS), seeds, longest, threads, settings) if row.group in chosen]
     log = read(data, skip_bad_rows=False)
-    rows = rows_of(models or list(RIVALS), seeds, longest, threads, impressions)
     targets = (lambda config: impression_targets(data, log, config.protocol)) if impressions else None
     # Seed by seed, so that models of one seed share a prepared data set, and an interrupted study has whole seeds.
     cells = sorted((cell for row in rows for cell in row.cells), key=lambda cell: cell.config.seed)
-    finished = run_cells(log, cells, out / "cells", targets)
+    relevance = (data / "truth").is_dir()
+    artifacts, judge = (out / "artifacts", _judge(data, log, out / "artifacts")) if relevance else (None, None)
+    finished = run_cells(log, cells, out / "cells", targets, artifacts, judge)
     with console.status("intervals"):
-        tables = _tables(rows, finished)
+        tables = _tables(rows, finished, relevance)
     for heading, lines in tables.items():
         table(heading, [{name: line[name] for name in line if name not in _WIDE} for line in lines])
-    first = rows[0].cells[0].config.model
-    note = " ".join(f"*{group}*: {text.format(longest=first.longest or 'all', kept=first.kept)}." for group, text in _NOTES.items())
-    note += (
-        " Seeds change initialisation, order, targets and negatives alike. Figures are means over the seeds; intervals hold 95 % of 400 "
-        "resamples of users, the same users for both models of a difference. Rows per second of training are of a shared machine."
-    )
+    note = _note(tables, longest, settings, relevance)
     report = {**about(log), "seeds": seeds, "note": note}
     write_report(out, "rivals", "Rivals on the same rows", note, report, tables)
     _plot(tables, out / "rivals.png")
@@ -116,7 +140,48 @@ def rivals_command(
     emit({**report, "tables": tables}, as_json)
 
 
-def _tables(rows: list[Row], finished: dict[str, Outcome]) -> dict[str, list[dict[str, Any]]]:
+def _groups(names: list[str], impressions: bool) -> list[str]:
+    unknown = sorted(set(names) - set(GROUPS))
+    if unknown:
+        raise ValueError(f"--group must be one of {', '.join(GROUPS)}, got {unknown[0]!r}")
+    if impressions and "live" in names:
+        raise ValueError("--group live draws its negatives from a season: it cannot be joined with --impressions")
+    return [group for name, group in GROUPS.items() if (name in names or not names) and not (impressions and name == "live")]
+
+
+def _judge(data: Path, log: InteractionLog, artifacts: Path) -> Judge:
+    """Recall of known relevance, as served, of models whose search keeps some of the behaviors."""
+    protocol = PRESETS["default"](0).protocol
+    truth = Truth.read(data, log, protocol.train_share + protocol.validation_share)
+
+    def judge(config: TrainConfig, version: str) -> dict[str, Any]:
+        if config.model.search.name == "everything":
+            return {}
+        return {"recall": runtime_quality(ScoringRuntime.load(artifacts, version), truth, log)["recall"]}
+
+    return judge
+
+
+def _note(tables: dict[str, Any], longest: int | None, settings: list[str], relevance: bool) -> str:
+    paper = PRESETS["paper"](0).model
+    said = [
+        f"*{group}*: {text.format(longest=longest or paper.longest, kept=paper.kept)}." for group, text in _NOTES.items() if group in tables
+    ]
+    if settings:
+        said.append(f"Every model but the baselines was trained with {', '.join(f'`{setting}`' for setting in settings)}.")
+    said.append(
+        "Seeds change initialisation, order, targets and negatives alike. Figures are means over the seeds; intervals hold 95 % of 400 "
+        "resamples of users, the same users for both models of a difference. Rows per second of training are of a shared machine."
+    )
+    if relevance:
+        said.append(
+            "Recall: known relevance of the K behaviors that search scores highest, as served, over the most that K can hold; models that "
+            "read everything have none."
+        )
+    return " ".join(said)
+
+
+def _tables(rows: list[Row], finished: dict[str, Outcome], relevance: bool) -> dict[str, list[dict[str, Any]]]:
     tables: dict[str, list[dict[str, Any]]] = {}
     for group in _NOTES:
         of_group = [row for row in rows if row.group == group]
@@ -124,12 +189,12 @@ def _tables(rows: list[Row], finished: dict[str, Outcome]) -> dict[str, list[dic
             continue
         tested = {row.model: [finished[cell.name] for cell in row.cells] for row in of_group}
         against = "dare" if group in (PUBLISHED, SLOWER) else of_group[-1].model
-        lines = [_line(row.model, tested[row.model], against, tested.get(against)) for row in of_group]
+        lines = [_line(row.model, tested[row.model], against, tested.get(against), relevance) for row in of_group]
         tables[group] = sorted(lines, key=lambda line: -line["auc"])
     return tables
 
 
-def _line(model: str, seeds: list[Outcome], against: str, other: list[Outcome] | None) -> dict[str, Any]:
+def _line(model: str, seeds: list[Outcome], against: str, other: list[Outcome] | None, relevance: bool) -> dict[str, Any]:
     def mean(name: str) -> float:
         return float(np.mean([one.figures[name] for one in seeds]))
 
@@ -139,6 +204,7 @@ def _line(model: str, seeds: list[Outcome], against: str, other: list[Outcome] |
         pairs = min(len(seeds), len(other))
         found = mean_auc_difference(seeds[:pairs], other[:pairs])
         difference = str(found)
+    recall = ({"recall": mean("recall") if "recall" in seeds[0].figures else "-"}) if relevance else {}
     speed = [one.figures["rows_per_s"] for one in seeds if "rows_per_s" in one.figures]
     return {
         "model": model,
@@ -151,6 +217,7 @@ def _line(model: str, seeds: list[Outcome], against: str, other: list[Outcome] |
         "log_loss": mean("log_loss"),
         "ece": mean("ece"),
         "auc_never_seen": mean("auc_never_seen"),
+        **recall,
         "rows_per_s": round(float(np.median(speed))) if speed else "-",
     }
 

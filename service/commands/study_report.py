@@ -14,7 +14,7 @@ from model.config import TrainConfig
 from model.data.log import InteractionLog
 from model.data.protocol import Targets
 from model.outcome import Outcome
-from model.study import Cell, Study
+from model.study import Cell, Judge, Study
 from model.train import Progress
 from service.bench.hardware import describe
 from service.commands.terminal import progress_bar
@@ -26,8 +26,9 @@ def run_cells(
     folder: Path,
     targets: Callable[[TrainConfig], Targets] | None = None,
     artifacts: Path | None = None,
+    judge: Judge | None = None,
 ) -> dict[str, Outcome]:
-    """Every cell's result by name; finished ones are read from `folder`."""
+    """Every cell's result by name; finished ones are read from `folder`. The rest as in `Study`."""
     finished = {}
     cells = list(cells)
     with progress_bar() as bar:
@@ -40,7 +41,7 @@ def run_cells(
             else:
                 bar.update(task, description=text, completed=progress.step, total=progress.total, note=f"{progress.rows_per_s:,.0f} rows/s")
 
-        study = Study(log, folder, report, targets, artifacts)
+        study = Study(log, folder, report, targets, artifacts, judge)
         for cell in cells:
             finished[cell.name] = study.run(cell)
             bar.advance(whole)

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from service.commands.options_study import OPTIONS
-from service.commands.rivals_study import MAIN, rows_of
+from service.commands.rivals_study import MAIN, SLOWER, rows_of
 from tests.conftest import write_tidy
 from tests.service.test_commands import Dare, dare, refused
 
@@ -37,7 +37,8 @@ def test_rivals_are_compared_on_the_same_rows_and_resumed(dare: Dare, folder: Pa
         assert {line["model"] for line in lines} == {"dare", "twin"}
         assert [line["ahead of dare"] == "-" for line in lines] == [line["model"] == "dare" for line in lines]
     models = {line["model"] for lines in others for line in lines}
-    assert models == {"dare + mass + matches", "counts", "default", "gbdt", "default, live", "gbdt, live"}
+    ours = {"dare + mass + matches", "the same, search taught", "default", "default, live"}
+    assert models == {*ours, "counts", "gbdt", "gbdt, live"}
     for lines in ran.json["tables"].values():
         assert all(0.3 < line["auc"] <= 1 and line["log_loss"] > 0 for line in lines)
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()}
@@ -47,6 +48,33 @@ def test_rivals_are_compared_on_the_same_rows_and_resumed(dare: Dare, folder: Pa
     again = dare(*arguments)
     assert again.json["tables"] == ran.json["tables"]
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()} == written, "finished cells are read"
+
+
+def test_where_relevance_is_known_models_are_judged_by_it(dare: Dare, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    made = ("--users", 12, "--length", 120, "--items", 60, "--moments", 20)
+    assert dare("data", "synthetic", "--out", data, *made).code == 0
+    arguments = ("--group", "plain", "--seeds", 1, "--impressions", "--set", "epochs=1")
+    ran = dare("study", "rivals", "--data", data, "--out", tmp_path, *arguments, "--json")
+    assert ran.code == 0, ran.err
+    assert "trained with `epochs=1`" in ran.json["note"]
+    ((_, lines),) = ran.json["tables"].items()
+    recall = {line["model"]: line["recall"] for line in lines}
+    assert recall.pop("counts") == "-", "what reads everything searches nothing"
+    assert set(recall) == {"dare + mass + matches", "the same, search taught"}
+    assert all(0 < value < 1 for value in recall.values())
+    cell = json.loads((tmp_path / "cells/plain-seed0.json").read_text())
+    assert cell["identity"]["config"]["epochs"] == 1 and (tmp_path / "artifacts" / cell["figures"]["version"]).is_dir()
+
+
+def test_lengths_are_compared_seed_by_seed(dare: Dare, folder: Path, tmp_path: Path) -> None:
+    arguments = ("--data", folder, "--out", tmp_path, "--seeds", 1, "--base", "plain", "--length", 20, "--json")
+    ran = dare("study", "length", *arguments)
+    assert ran.code == 0, ran.err
+    rows = {(line["model"], line["newest"]): line["whole ahead by"] for line in ran.json["rows"]}
+    assert set(rows) == {("plain", 20), ("plain", "whole"), ("counts", 20), ("counts", "whole"), ("dare, as published", 200)}
+    assert [key for key, ahead in rows.items() if ahead == "-"] == [("plain", "whole"), ("counts", "whole")]
+    assert {path.name for path in tmp_path.iterdir()} == {"cells", "length.md", "length.json", "length.png"}
 
 
 def test_width_is_weighed_against_the_time_of_search(dare: Dare, folder: Path, tmp_path: Path) -> None:
@@ -71,21 +99,25 @@ def test_options_are_weighed_against_the_model_without_them(dare: Dare, folder: 
 
 
 def test_every_seed_of_the_main_rows_and_one_of_the_others() -> None:
-    rows = {row.model: len(row.cells) for row in rows_of(["dare", "twin", "mean_pool"], 5, None, 1, impressions=False)}
-    assert {name: rows[name] for name in ("dare", "twin", "mean_pool", "counts", "gbdt", "default")} == {
+    every = rows_of(["dare", "twin", "din", "mean_pool"], 5, None, 1)
+    rows = {row.model: len(row.cells) for row in every if row.group != SLOWER}
+    assert {name: rows[name] for name in ("dare", "twin", "din", "mean_pool", "counts", "gbdt", "default", "gbdt, live")} == {
         "dare": 5,
         "twin": 5,
+        "din": 3,
         "mean_pool": 1,
         "counts": 5,
         "gbdt": 5,
         "default": 5,
+        "gbdt, live": 3,
     }
     assert {"dare", "twin"} <= set(MAIN)
-    assert not [row for row in rows_of(["dare"], 1, None, 1, impressions=True) if row.model.endswith("live")], "logged negatives stay"
 
 
 def test_what_a_study_cannot_do_is_one_line(dare: Dare, folder: Path, tmp_path: Path) -> None:
     refused(dare("study", "rivals", "--data", folder, "--out", tmp_path, "--model", "bert"), "'bert'", "sim_hard")
+    refused(dare("study", "rivals", "--data", folder, "--out", tmp_path, "--group", "x"), "'x'", "slower")
+    refused(dare("study", "rivals", "--data", folder, "--out", tmp_path, "--group", "live", "--impressions"), "--impressions")
     refused(dare("study", "width", "--data", folder, "--out", tmp_path, "--preset", "x"), "'x'")
     short = tmp_path / "short"
     short.mkdir()
