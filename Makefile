@@ -41,7 +41,7 @@ serve: setup
 	$(BIN)/dare demo --host $(HOST) --port $(PORT)
 
 test: check
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --cov --cov-report=term:skip-covered
 
 # A venv of its own: Triton is a gigabyte that nobody else needs.
 test-gpu: $(GPU_STAMP)

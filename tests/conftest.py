@@ -22,6 +22,8 @@ from model.train import Trained, train
 torch.set_num_threads(1)
 # Servers of the tests listen on loopback; those that are about keys say so themselves.
 os.environ.setdefault("DARE_DEVELOPMENT", "true")
+# Tables are checked by their text, whatever terminal the suite runs in.
+os.environ["COLUMNS"] = "200"
 # A shell starts what it runs in the background deaf to Ctrl-C, and children inherit that; some tests interrupt on purpose.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

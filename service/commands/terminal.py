@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 from rich.console import Console
@@ -20,7 +21,18 @@ from rich.progress import (
 )
 from rich.table import Table
 
-console = Console(stderr=True)
+REDIRECTED_WIDTH = 200
+"""Columns of output that goes to a file or a pipe: no terminal's width may cut a figure there."""
+
+
+def _width() -> int | None:
+    """None lets the terminal, or COLUMNS, say how wide it is."""
+    if "COLUMNS" in os.environ or any(os.isatty(stream) for stream in (0, 1, 2)):
+        return None
+    return REDIRECTED_WIDTH
+
+
+console = Console(stderr=True, width=_width())
 
 
 def progress_bar() -> Progress:
@@ -46,7 +58,7 @@ def table(title: str, rows: list[dict[str, Any]]) -> None:
     """Rows with the same keys as a table; brackets in the texts are brackets."""
     made = Table(title=escape(title), title_justify="left")
     for name in rows[0]:
-        made.add_column(escape(name), justify="left" if isinstance(rows[0][name], str) else "right")
+        made.add_column(escape(name), justify="left" if isinstance(rows[0][name], str) else "right", overflow="fold")
     for row in rows:
         made.add_row(
             *(

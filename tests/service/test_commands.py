@@ -38,7 +38,6 @@ class Ran:
 @pytest.fixture
 def dare(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Dare:
     """Runs `dare` with arguments in this process, through its real entry point."""
-    monkeypatch.setenv("COLUMNS", "200")
 
     def run(*arguments: object) -> Ran:
         monkeypatch.setattr(sys, "argv", ["dare", *map(str, arguments)])

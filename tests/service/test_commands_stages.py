@@ -25,7 +25,6 @@ def test_json_lists_every_stage_and_how_it_is_served(capsys: pytest.CaptureFixtu
 
 
 def test_one_kind_as_a_table_and_an_unknown_kind(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
     for arguments, code in ((["--kind", "pooling"], 0), (["--kind", "layers"], 2)):
         monkeypatch.setattr(sys, "argv", ["dare", "stages", *arguments])
         with pytest.raises(SystemExit) as end:

@@ -19,11 +19,14 @@ from model.item_hash import hash_item_ids
 from model.rivals import RIVALS, rival
 from model.runtime import ScoringRuntime
 from model.stages.registry import configured, scoring_path
-from model.train import Trained, build
+from model.train import Trained, build, predict
 from model.two_stage import TwoStageModel
+from service.memory_store import MemoryStore
+from service.settings import Settings
 from tests.conftest import Tiny, read_tidy, tiny_config, write_tidy
 from tests.model.small_models import CATEGORIES, ITEMS, batch, logits, made
 from tests.model.test_runtime_parity import every_length, with_histories, worst_difference
+from tests.service.conftest import Server
 
 KEPT = 20
 LENGTHS = [0, 1, KEPT - 1, KEPT, KEPT + 1, 63]
@@ -193,6 +196,27 @@ def test_the_served_score_is_the_models(name: str, world: Tiny, lengths: np.ndar
         assert one == pytest.approx(many.click_probability_N[c], abs=1e-6)
     assert many.kept is not None and many.kept.index_NE.max() < 40
     np.testing.assert_array_less(many.kept.weight_NE.sum(axis=1), 1 + 1e-5)
+    if name in ("eta", "sdim"):
+        scores_over_http_are(predict(model, world.log, world.data.vocabulary, world.data.test), world, tmp_path)
+
+
+def scores_over_http_are(expected: np.ndarray, world: Tiny, artifacts: Path) -> None:
+    """A server of the artifact answers the model's own click probabilities of the test rows."""
+    log, test = world.log, world.data.test
+    server = Server(Settings(artifacts=artifacts), MemoryStore())
+    try:
+        for row in range(0, len(test.chosen), 20):
+            target = test.chosen[row]
+            history = range(log.user_start[test.targets.user[target]], test.targets.history_end[target])
+            asked = {
+                "behaviors": [{"item_id": log.item_id[log.item[i]], "timestamp": int(log.timestamp[i])} for i in history],
+                "candidates": [log.item_id[item] for item in test.targets.candidate[target]],
+                "timestamp": int(test.targets.timestamp[target]),
+            }
+            answer = server.client.post("/v1/score", json=asked).raise_for_status().json()
+            np.testing.assert_allclose(answer["scores"], expected[row], rtol=0, atol=1e-5)
+    finally:
+        server.stop()
 
 
 def random_state(model: TwoStageModel) -> dict[str, torch.Tensor]:
