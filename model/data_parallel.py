@@ -163,4 +163,5 @@ class _SharedBatchNorm(nn.BatchNorm1d):
                 self.running_var.lerp_(variance_F * (rows / (rows - 1)), self.momentum)
                 if self.num_batches_tracked is not None:
                     self.num_batches_tracked += 1
-        return centred_MF * (torch.rsqrt(variance_F + self.eps) * self.weight) + self.bias
+        scaled_MF = centred_MF * torch.rsqrt(variance_F + self.eps)
+        return scaled_MF * self.weight + self.bias if self.affine else scaled_MF

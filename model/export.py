@@ -108,8 +108,12 @@ def fold_head(head: TargetAwareHead, width: int, mass: bool) -> HeadWeights:
     mass) are zero."""
     parameters = {name: value.detach().double().numpy() for name, value in head.state_dict().items() if value.dtype.is_floating_point}
     scale = parameters["norm.weight"] / np.sqrt(parameters["norm.running_var"] + head.norm.eps)
+    shift = parameters["norm.bias"] - parameters["norm.running_mean"] * scale
+    if head.given_norm is not None:
+        of_given = 1 / np.sqrt(parameters["given_norm.running_var"] + head.given_norm.eps)
+        scale, shift = np.append(scale, of_given), np.append(shift, -parameters["given_norm.running_mean"] * of_given)
     w1 = parameters["first.weight"].T * scale[:, None]
-    b1 = parameters["first.bias"] + (parameters["norm.bias"] - parameters["norm.running_mean"] * scale) @ parameters["first.weight"].T
+    b1 = parameters["first.bias"] + shift @ parameters["first.weight"].T
     if not head.product:
         w1 = np.insert(w1, [2 * width] * width, 0.0, axis=0)
     if not mass:

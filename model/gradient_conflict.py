@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from model.batch import UserBatch
 from model.config import TrainConfig
@@ -116,9 +115,7 @@ def split_gradient(model: TwoStageModel, batches: list[UserBatch], label_M: Tens
     copied.zero_grad()
     pairs = zip(batches, copied.rows(batches), shared.rows(batches), strict=True)
     views = [model.view(batch, attn, rows) for batch, attn, rows in pairs]
-    loss = functional.binary_cross_entropy_with_logits(model.logits(views), label_M)
-    for objective in model.objectives:
-        loss = loss + objective(views, label_M)
+    loss = model.loss_of(views, label_M)
     loss.backward()  # type: ignore[no-untyped-call]
     parts = {}
     for name in FIELDS:

@@ -63,7 +63,7 @@ class _Scoring(nn.Module):
         )
         view = self.model.view(batch, Rows(attn_behavior, attn_target), Rows(repr_behavior, repr_target))
         kept, interest = self.model.interest(view)
-        logit = self.model.head(view.content.target_MR, interest, self.model.extra(batch, kept))
+        logit = self.model.head(view.content.target_MR, interest, self.model.mass(kept), self.model.features(batch))
         index = torch.where(kept.valid_MK, kept.index_MK, -1)
         return torch.sigmoid(logit), index, kept.score_MK.masked_fill(~kept.valid_MK, NEG_INF)
 

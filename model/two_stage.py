@@ -42,8 +42,8 @@ class TwoStageModel(nn.Module):
         self.pooling = cast(Pooling, configured("pooling", config.pooling).build(parts))
         self.num_features = num_features
         self.encoding = PiecewiseLinear(num_features, config.feature_bins) if config.feature_bins else None
-        extra = config.mass + num_features * (1 + config.feature_bins)
-        self.head = TargetAwareHead(parts.width, self.pooling.parts, extra, config.hidden, config.target_aware)
+        given = num_features * (1 + config.feature_bins)
+        self.head = TargetAwareHead(parts.width, self.pooling.parts, int(config.mass), given, config.hidden, config.target_aware)
         self.objectives = nn.ModuleList(configured("objective", spec).build(parts) for spec in config.objectives)
 
     @property
@@ -75,21 +75,26 @@ class TwoStageModel(nn.Module):
             content = replace(content, encoded_MKR=self.encoder(kept_content(kept, content), content.target_MR, kept))
         return kept, self.pooling(view.batch, kept, content)
 
-    def extra(self, batch: UserBatch, kept: Kept) -> Tensor:
-        """What joins the head beside the vectors: the mass over the kept where configured, and the features: [M, E]."""
-        mass = [attention_mass(kept)[:, None]] if self.config.mass else []
-        features = batch.extra_TCE.flatten(0, 1)
-        return torch.cat([*mass, features if self.encoding is None else self.encoding(features)], dim=1)
+    def mass(self, kept: Kept) -> Tensor:
+        """The mass over the kept, where it joins the head: [M, 1], else [M, 0]."""
+        mass_M1 = attention_mass(kept)[:, None]
+        return mass_M1 if self.config.mass else mass_M1[:, :0]
+
+    def features(self, batch: UserBatch) -> Tensor:
+        """The features as the head reads them: [M, G]."""
+        extra_ME = batch.extra_TCE.flatten(0, 1)
+        return extra_ME if self.encoding is None else self.encoding(extra_ME)
+
+    def inputs(self, views: Sequence[View]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What the head reads of all targets of all users, in order: target and interest vectors, mass, features."""
+        kept, interest = zip(*(self.interest(view) for view in views), strict=True)
+        target = torch.cat([view.content.target_MR for view in views])
+        mass, features = (torch.cat(parts) for parts in ([self.mass(one) for one in kept], [self.features(view.batch) for view in views]))
+        return target, torch.cat(interest), mass, features
 
     def logits(self, views: Sequence[View]) -> Tensor:
         """Logits of all targets of all users, in order: [sum of T * C]."""
-        interest, extra = [], []
-        for view in views:
-            kept, pooled = self.interest(view)
-            interest.append(pooled)
-            extra.append(self.extra(view.batch, kept))
-        target = torch.cat([view.content.target_MR for view in views])
-        logit: Tensor = self.head(target, torch.cat(interest), torch.cat(extra))
+        logit: Tensor = self.head(*self.inputs(views))
         return logit
 
     def forward(self, batches: Sequence[UserBatch]) -> Tensor:
@@ -98,7 +103,10 @@ class TwoStageModel(nn.Module):
 
     def loss(self, batches: Sequence[UserBatch], label_M: Tensor) -> Tensor:
         """Mean binary cross-entropy, plus that of every objective."""
-        views = self.views(batches)
+        return self.loss_of(self.views(batches), label_M)
+
+    def loss_of(self, views: Sequence[View], label_M: Tensor) -> Tensor:
+        """The same of batches that were viewed already."""
         loss = functional.binary_cross_entropy_with_logits(self.logits(views), label_M)
         for objective in self.objectives:
             loss = loss + objective(views, label_M)

@@ -26,11 +26,12 @@ class ClickHeadConfig:
 
     def head(self, parts: Parts) -> TargetAwareHead:
         """A head for one interest vector and nothing extra."""
-        return TargetAwareHead(parts.width, 1, 0, (self.first, self.second), parts.config.target_aware)
+        return TargetAwareHead(parts.width, 1, 0, 0, (self.first, self.second), parts.config.target_aware)
 
 
 def click_logits(head: TargetAwareHead, views: Sequence[View], interest: Sequence[Tensor]) -> Tensor:
     """Logits that `head` gives the interest [T * C, R] of each view (equations 5 and 6): [sum of T * C]."""
     pooled, target = torch.cat(list(interest)), torch.cat([view.content.target_MR for view in views])
-    logit: Tensor = head(target, pooled, pooled[:, :0])
+    nothing = pooled[:, :0]
+    logit: Tensor = head(target, pooled, nothing, nothing)
     return logit

@@ -60,7 +60,7 @@ def test_a_model_reads_bins_of_the_training_rows(tiny: Tiny) -> None:
     extra = tiny.data.train.extra.reshape(-1, tiny.data.train.extra.shape[2])
     expected = quantile_bins(extra, 4, config.seed)
     np.testing.assert_array_equal(model.encoding.low.numpy(), expected.low_EB)
-    assert model.head.norm.num_features == 3 * 48 + 1 + extra.shape[1] * 5
+    assert model.head.first.in_features == 3 * 48 + 1 + extra.shape[1] * 5
     assert build(tiny.config, tiny.data).encoding is None
 
 

@@ -256,7 +256,7 @@ def test_with_k_of_at_least_the_length_search_is_full_attention(kept: int) -> No
         view = model.views([b])[0]
         every = Everything(model.score)(b, view.attn)
         interest = model.pooling(b, every, view.content)
-        full = model.head(view.content.target_MR, interest, model.extra(b, every))
+        full = model.head(view.content.target_MR, interest, model.mass(every), model.features(b))
     np.testing.assert_allclose(logits(model, b), full, atol=TOLERANCE)
 
 

@@ -100,10 +100,14 @@ def features(parameters: Parameters, moment: Moment, attended: Attended, with_ma
 def head(parameters: Parameters, name: str, x_MF: F64, training: bool) -> F64:
     """Equation 6 up to the logit, for M rows: statistics of the batch in training, running ones in evaluation."""
     p = {key.removeprefix(f"{name}."): value for key, value in parameters.items() if key.startswith(f"{name}.")}
-    mean, variance = (x_MF.mean(axis=0), x_MF.var(axis=0)) if training else (p["norm.running_mean"], p["norm.running_var"])
+    mean, variance = x_MF.mean(axis=0), x_MF.var(axis=0)
+    if not training:  # what is data has statistics of its own, and neither scale nor shift
+        mean, variance = (np.append(p[f"norm.{key}"], p.get(f"given_norm.{key}", [])) for key in ("running_mean", "running_var"))
+    learned = len(p["norm.weight"])
     logits = []
     for x in x_MF:
-        y = (x - mean) / np.sqrt(variance + _BATCH_NORM_EPS) * p["norm.weight"] + p["norm.bias"]
+        y = (x - mean) / np.sqrt(variance + _BATCH_NORM_EPS)
+        y[:learned] = y[:learned] * p["norm.weight"] + p["norm.bias"]
         for layer in ("first", "second"):
             y = p[f"{layer}.weight"] @ y + p[f"{layer}.bias"]
             y = np.where(y > 0, y, p[f"{layer}_slope.weight"] * y)

@@ -63,7 +63,7 @@ def test_it_is_cluster_attention(length: int, kept: int, bits: int, bonus: bool)
     b = batch(length, sorted({0, length // 2, length}))
     view = model.views([b])[0]
     found, interest = model.interest(view)
-    mass = model.extra(b, found)[:, 0]
+    mass = model.mass(found)[:, 0]
     for m, (wanted, wanted_mass) in enumerate(expected(model, b, kept)):
         np.testing.assert_allclose(interest[m].detach().numpy(), wanted, atol=1e-11)
         assert float(mass[m].detach()) == pytest.approx(wanted_mass, abs=1e-11)
