@@ -24,12 +24,13 @@ def gbdt_baseline(data: Dataset, seed: int = 0, num_threads: int = 1) -> Outcome
 
     if data.train.extra.shape[2] == 0:
         raise ValueError("gbdt needs the hand-made features: prepare the data with features=True")
+    inputs, label = _rows(data.train)
     options = {
         "objective": "binary",
         "metric": "auc",
         "learning_rate": 0.05,
         "num_leaves": 63,
-        "min_data_in_leaf": 100,
+        "min_data_in_leaf": min(100, max(5, len(label) // 50)),  # with 100 of a few hundred rows there would be no tree
         "bagging_fraction": 0.8,
         "bagging_freq": 1,
         "feature_fraction": 0.8,
@@ -39,7 +40,7 @@ def gbdt_baseline(data: Dataset, seed: int = 0, num_threads: int = 1) -> Outcome
         "force_row_wise": True,
         "verbose": -1,
     }
-    train = lightgbm.Dataset(*_rows(data.train))
+    train = lightgbm.Dataset(inputs, label)
     validation = lightgbm.Dataset(*_rows(data.validation), reference=train)
     patience = [lightgbm.early_stopping(_PATIENCE, verbose=False)]
     booster = lightgbm.train(options, train, _ROUNDS, valid_sets=[validation], callbacks=patience)

@@ -73,3 +73,10 @@ def test_the_same_test_rows_whatever_the_length(tiny: Tiny, tmp_path: Path) -> N
     np.testing.assert_array_equal(one.label, other.label)
     assert (one.probability != other.probability).any()
     assert ModelConfig().longest is None
+
+
+def test_boosting_of_few_rows_is_no_constant(tiny: Tiny, tmp_path: Path) -> None:
+    config = quick().config
+    cell = Cell("gbdt", replace(config, protocol=replace(config.protocol, train_targets=1)), "gbdt")
+    done = Study(tiny.log, tmp_path, lambda text, progress: None).run(cell)
+    assert len(np.unique(done.probability)) > 10 and done.figures["auc"] > 0.6
