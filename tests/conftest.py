@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from model.data.tidy import read_tidy
 from model.dataset import Dataset, prepare
 from model.export import export
 from model.train import Trained, train
+from tests.taking_turns import turn
 
 torch.set_num_threads(1)
 # Servers of the tests listen on loopback; those that are about keys say so themselves.
@@ -26,6 +28,13 @@ os.environ.setdefault("DARE_DEVELOPMENT", "true")
 os.environ["COLUMNS"] = "200"
 # A shell starts what it runs in the background deaf to Ctrl-C, and children inherit that; some tests interrupt on purpose.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Tests marked `alone` run while no other process tests anything."""
+    with turn(item.get_closest_marker("alone") is not None):
+        return (yield)
 
 
 def write_tidy(folder: Path, users: int = 60, items: int = 300, categories: int = 12, longest: int = 400, seed: int = 0) -> Path:

@@ -145,6 +145,7 @@ def overload(tiny: Tiny, seconds: float) -> tuple[float, float, Measured, float,
         return able, good(measured) / measured.seconds, measured, healthy_s, spent_ms
 
 
+@pytest.mark.alone
 def test_three_times_the_load_is_answered_or_told_to_come_back(tiny: Tiny) -> None:
     able, goodput, measured, healthy_s, _ = overload(tiny, 2.0)
     assert set(measured.errors) <= {"/v1/score: 503 urn:dare:problem:overloaded"}
