@@ -117,7 +117,7 @@ def study_rivals(
         typer.Option(
             "--seeds",
             min=1,
-            help="seeds of DARE, TWIN, SIM, ours and the baselines; DIN, SIM hard, SDIM, ETA and live: up to three; others: one",
+            help="seeds of DARE, TWIN, SIM, ours and the baselines; DIN, SIM hard, SDIM and ETA get up to three, the others one",
         ),
     ] = 5,
     longest: Annotated[

@@ -109,7 +109,7 @@ def test_every_seed_of_the_main_rows_and_one_of_the_others() -> None:
         "counts": 5,
         "gbdt": 5,
         "default": 5,
-        "gbdt, live": 3,
+        "gbdt, live": 1,
     }
     assert {"dare", "twin"} <= set(MAIN)
 
