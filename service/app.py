@@ -24,6 +24,7 @@ from service.drain import Drain
 from service.errors import Problem
 from service.file_store import FileStore
 from service.gate import Gate
+from service.heap import keep_trimmed
 from service.memory_store import MemoryStore
 from service.metrics import Metrics
 from service.models import Models
@@ -97,10 +98,11 @@ def create_app(settings: Settings, store: BehaviorStore | None = None, clock: Ca
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         _log.info("serving %s", models.active.runtime.describe())
-        following = asyncio.create_task(models.follow())
+        background = [asyncio.create_task(models.follow()), asyncio.create_task(keep_trimmed())]
         with drain.announced():
             yield
-        following.cancel()
+        for task in background:
+            task.cancel()
         await scorer.close()
         behaviors.close()
         tracing.close()

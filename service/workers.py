@@ -127,9 +127,11 @@ def _serve(settings: Settings, listening: socket.socket, parent: Connection) -> 
     from service.app import create_app
     from service.commands.failures import expected_failures
     from service.commands.serving import log_to_stderr
+    from service.heap import share_one_heap
     from service.listening import server_options
 
     log_to_stderr()
+    share_one_heap()
     try:
         app = create_app(settings)
     except expected_failures() as error:

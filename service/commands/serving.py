@@ -11,6 +11,7 @@ import uvicorn
 from service.app import create_app, open_store, refuse_workers
 from service.behavior_store import BehaviorStore
 from service.commands.terminal import console
+from service.heap import share_one_heap
 from service.listening import server_options
 from service.settings import Settings
 
@@ -37,6 +38,7 @@ def log_to_stderr() -> None:
 def run(settings: Settings, store: BehaviorStore | None = None) -> None:
     """Serve until stopped."""
     log_to_stderr()
+    share_one_heap()
     app = create_app(settings, store)
     uvicorn.run(app, **server_options(settings, app.state.metrics, app.state.gate))
 

@@ -1,0 +1,52 @@
+"""What the service does about the C library's heap, in a process of its own: it is for good."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc: it has other heaps")
+
+_CHURN = """
+import ctypes, os, threading
+import numpy as np
+from service.heap import share_one_heap, trim
+
+def heaps():
+    libc = ctypes.CDLL(None)
+    libc.open_memstream.restype, text, size = ctypes.c_void_p, ctypes.c_char_p(), ctypes.c_size_t()
+    stream = ctypes.c_void_p(libc.open_memstream(ctypes.byref(text), ctypes.byref(size)))
+    libc.malloc_info(0, stream)
+    libc.fclose(stream)
+    return text.value.count(b"<heap ")
+
+def resident_mb():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGESIZE") / 1e6
+
+share_one_heap()
+before, held = resident_mb(), [[] for _ in range(4)]
+threads = [threading.Thread(target=lambda rows=rows: rows.extend(np.ones(4000) for _ in range(500))) for rows in held]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+kept = [rows[place] for rows in held for place in range(0, 500, 25)]
+filled = resident_mb()
+del held, threads, thread
+freed = resident_mb()
+trim()
+print(heaps(), filled - before, freed - before, resident_mb() - before)
+"""
+
+
+def test_all_threads_share_a_heap_and_what_is_free_in_it_is_given_back() -> None:
+    done = subprocess.run([sys.executable, "-c", _CHURN], check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    heaps, *grown_mb = done.stdout.split()
+    filled, freed, trimmed = map(float, grown_mb)
+    assert heaps == "1"
+    assert filled > 60 and freed > 50, "64 MB in blocks of 32 kB; those that stay keep the rest from being given back by itself"
+    assert trimmed < 10
