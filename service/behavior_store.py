@@ -80,6 +80,10 @@ class BehaviorStore(Protocol):
     def read(self, user_id: str) -> BehaviorSequence:
         """The user's behaviors, `EMPTY` for a user never seen. Raises: StoreUnavailable."""
 
+    def read_known(self, user_ids: Sequence[str]) -> dict[str, BehaviorSequence]:
+        """The behaviors of those of the users whom the store can answer for in one exchange: the others are to be read one by one. Raises:
+        StoreUnavailable."""
+
     def recall(self, user_id: str) -> BehaviorSequence:
         """What this process last read of the user, without asking the store; `EMPTY` where that may have been erased since."""
 

@@ -77,6 +77,10 @@ class MemoryStore:
             user = self._user.get(user_id)
             return EMPTY if user is None else user.view(self._max_length)
 
+    def read_known(self, user_ids: Sequence[str]) -> dict[str, BehaviorSequence]:
+        """See `BehaviorStore.read_known`."""
+        return {user_id: self.read(user_id) for user_id in user_ids}
+
     def recall(self, user_id: str) -> BehaviorSequence:
         """See `BehaviorStore.recall`."""
         return self.read(user_id)

@@ -97,9 +97,13 @@ class Models:
         """The model's name in the Open Inference Protocol: `dare` unless the active artifact says otherwise."""
         return str(self.active.runtime.config.get("name", "dare"))
 
+    def answering(self) -> list[Served]:
+        """What answers, the active version first."""
+        return [self.active] if self.canary in (None, self.active) else [self.active, self.canary]
+
     def served_versions(self) -> list[str]:
         """Versions that answer, the active one first."""
-        return list(dict.fromkeys(served.version for served in (self.active, self.canary) if served is not None))
+        return [served.version for served in self.answering()]
 
     def previous(self) -> str | None:
         """The version that `rollback` would bring back."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.resources import files
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote
@@ -27,16 +27,12 @@ from service.behavior_store import (
 from service.circuit_breaker import CircuitBreaker
 from service.erasure_feed import CHANNEL, ErasureFeed
 from service.redis_connection import Deadlines, RedisAddress, Resolved
-from service.sequence_cache import Held, SequenceCache
+from service.sequence_cache import AGAIN, RECORD, Held, SequenceCache
 from service.surroundings import Surroundings
 
-RECORD = np.dtype([("item_hash", "<u8"), ("timestamp", "<u4"), ("bits", "<u4")])
-"""One behavior as stored, 16 bytes; no bit is used yet."""
 TAIL_LEAST, TAIL_MOST = 32, 512
 """Bounds on the newest behaviors that are stored apart, in the string that grows."""
 _SLACK = 1024
-_AGAIN = 32
-"""Newest known behaviors that a read repeats, to find out that the server lost them."""
 _DELTA_MOST = 4096
 _PIPELINE = 200
 _START_S, _LOAD_S, _SCAN_S = 1.0, 10.0, 1.0
@@ -118,25 +114,31 @@ class RedisStore:
 
     def read(self, user_id: str) -> BehaviorSequence:
         """See `BehaviorStore.read`."""
-        erasures, held, asked = self._cached.erasures, self._cached.get(user_id), self._clock()
-        if held is None:
-            return self._read_whole(user_id, erasures)
-        known, again = held.length, min(_AGAIN, held.length)
-        arguments = (held.epoch, known, again, _DELTA_MOST)
-        ((*found, records),) = [
-            reply if len(reply) == 3 else [*reply, None]
-            for reply in self._run_scripts("read", [(_keys(user_id)[:3], arguments)], self._read_s)
-        ]
-        if not found:
+        erasures = self._cached.erasures
+        found = self.read_known([user_id])
+        return found[user_id] if user_id in found else self._read_whole(user_id, erasures)
+
+    def read_known(self, user_ids: Sequence[str]) -> dict[str, BehaviorSequence]:
+        """See `BehaviorStore.read_known`."""
+        asked, found = self._clock(), dict[str, BehaviorSequence]()
+        known = [(user_id, held, held.length) for user_id in user_ids if (held := self._cached.get(user_id)) is not None]
+        for first in range(0, len(known), _PIPELINE):
+            some = known[first : first + _PIPELINE]
+            calls = [(_keys(user_id)[:3], (held.epoch, length, min(AGAIN, length), _DELTA_MOST)) for user_id, held, length in some]
+            for (user_id, held, length), reply in zip(some, self._run_scripts("read", calls, self._read_s), strict=True):
+                sequence = self._with_news(user_id, held, length, reply, asked)
+                if sequence is not None:
+                    found[user_id] = sequence
+        return found
+
+    def _with_news(self, user_id: str, held: Held, known: int, reply: list[Any], asked: float) -> BehaviorSequence | None:
+        """What the read script's reply makes of the first `known` behaviors held; None where everything has to be read."""
+        if not reply:
             self._cached.forget(user_id)
             return EMPTY
-        if records is not None:
-            rows = np.frombuffer(records, RECORD)
-            item_hash, timestamp = rows["item_hash"], rows["timestamp"].astype(np.int64)
-            extended = self._cached.extend(user_id, held, known, item_hash, timestamp, again, asked)
-            if extended is not None:
-                return extended
-        return self._read_whole(user_id, erasures)
+        if len(reply) == 2:
+            return None
+        return self._cached.extend(user_id, held, known, reply[2], asked)
 
     def recall(self, user_id: str) -> BehaviorSequence:
         """See `BehaviorStore.recall`."""
@@ -184,11 +186,8 @@ class RedisStore:
         asked = self._clock()
 
         def work() -> list[Any]:
-            pipeline = self._client.pipeline(transaction=True)
-            pipeline.hmget(meta_key, "schema", "epoch", "total")
-            pipeline.get(body_key)
-            pipeline.get(tail_key)
-            return pipeline.execute()
+            commands = [("HMGET", meta_key, "schema", "epoch", "total"), ("GET", body_key), ("GET", tail_key)]
+            return _without_errors(self._client.exchange(commands, together=True))
 
         # A whole history is a hundred times the bytes of what is new.
         (schema, epoch, total), body, tail = self._ask(work, 4 * self._read_s, user_id)
@@ -198,16 +197,12 @@ class RedisStore:
         content = (body or b"") + (tail or b"")
         if schema != b"1" or len(content) != int(total) * RECORD.itemsize:
             raise StoreError(f"user {user_id!r}: schema {schema!r}, {len(content)} bytes for {int(total)} behaviors")
-        rows = np.frombuffer(content, RECORD)
-        held = Held(int(epoch), np.ascontiguousarray(rows["item_hash"]), rows["timestamp"].astype(np.int64), asked)
+        held = Held(int(epoch), content, asked)
         return self._cached.replace(user_id, held, erasures)
 
     def _lengths(self, user_ids: list[str]) -> Iterator[tuple[str, int]]:
         def work() -> list[Any]:
-            pipeline = self._client.pipeline(transaction=False)
-            for user_id in user_ids:
-                pipeline.hget(_keys(user_id)[2], "total")
-            return pipeline.execute()
+            return _without_errors(self._client.exchange([("HGET", _keys(user_id)[2], "total") for user_id in user_ids]))
 
         for user_id, total in zip(user_ids, self._ask(work, _SCAN_S), strict=True):
             if total is not None:
@@ -217,20 +212,10 @@ class RedisStore:
         """Run a script once per call, pipelined: one user's keys are never in one command with another's."""
         seconds = self._write_s if seconds is None else seconds
 
-        def work(by: str, what: str, places: list[int]) -> list[Any]:
-            if len(places) == 1:
-                keys, arguments = calls[places[0]]
-                try:
-                    return [self._client.execute_command(by, what, len(keys), *keys, *arguments)]  # type: ignore[no-untyped-call]
-                except redis.ResponseError as error:
-                    return [error]
-            pipeline = self._client.pipeline(transaction=False)
-            for place in places:
-                keys, arguments = calls[place]
-                pipeline.execute_command(by, what, len(keys), *keys, *arguments)  # type: ignore[no-untyped-call]
-            return pipeline.execute(raise_on_error=False)
+        def work(by: str, what: str, places: Iterable[int]) -> list[Any]:
+            return self._client.exchange([(by, what, len(calls[place][0]), *calls[place][0], *calls[place][1]) for place in places])
 
-        replies = self._ask(lambda: work("EVALSHA", self._sha[name], list(range(len(calls)))), seconds)
+        replies = self._ask(lambda: work("EVALSHA", self._sha[name], range(len(calls))), seconds)
         # The server forgot its scripts (restarted, SCRIPT FLUSH): what it did not know it did not run.
         missing = [place for place, reply in enumerate(replies) if isinstance(reply, redis.exceptions.NoScriptError)]
         if missing:
@@ -247,15 +232,17 @@ class RedisStore:
             self._failed("breaker_open")
             raise StoreUnavailable(f"{self._address} did not answer lately")
         began = self._clock()
+        self._deadlines.start(seconds)
         try:
-            with self._deadlines.within(seconds):
-                result = work()
+            result = work()
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
             self._failed("timeout" if isinstance(error, redis.TimeoutError | TimeoutError) else "connection")
             self.breaker.failed(began)
             raise StoreUnavailable(f"{self._address}: {error}") from error
         except redis.ResponseError as error:
             raise self._refusal(error, about) from error
+        finally:
+            self._deadlines.end()
         self.breaker.succeeded()
         return result
 
@@ -293,11 +280,24 @@ class RedisStore:
             _log.warning("%s keeps no append-only file: what was acknowledged since its last snapshot dies with it", self._address)
 
 
+def _without_errors(replies: list[Any]) -> list[Any]:
+    """Raises: redis.RedisError, the first among them."""
+    for reply in replies:
+        if isinstance(reply, redis.RedisError):
+            raise reply
+    return replies
+
+
 def _keys(user_id: str) -> tuple[str, str, str, str, str]:
     """Body, tail, meta, seen, spare: in one slot of a cluster, told apart from every other user's whatever the ids hold."""
     tenant, _, user = user_id.rpartition("\x1f")
-    name = f"dare:{{{quote(tenant, safe='')}:{quote(user, safe='')}}}"
+    name = f"dare:{{{_quoted(tenant)}:{_quoted(user)}}}"
     return f"{name}:b", f"{name}:t", f"{name}:m", f"{name}:d", f"{name}:x"
+
+
+def _quoted(text: str) -> str:
+    # What needs no quoting is seen five times as fast as quoted.
+    return text if text.isascii() and text.isalnum() else quote(text, safe="")
 
 
 def _user_of(key: bytes | str) -> str:

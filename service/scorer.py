@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from model.item_hash import hash_item_ids
 from model.runtime import Scored
 from model.user_state import UserState
 from service.admission import Admission, Deadline
+from service.batch_reads import BatchReads
 from service.behavior_store import U64, BehaviorSequence, BehaviorStore, StoreUnavailable
 from service.call import Call
 from service.errors import Problem, problem_document
@@ -50,6 +52,8 @@ class Work:
     user: str | None
     deadline: Deadline
     timestamp: int
+    reads: BatchReads | None = None
+    """Of the batch that the request is part of."""
 
 
 @dataclass(slots=True)
@@ -73,9 +77,11 @@ class Scorer:
         self._threads = Threads(settings.inference_threads, "score")
         self._shadow = Shadow(models, metrics, admission, self._threads, self._whole_user)
 
-    async def score(self, request: ScoreRequest, call: Call, active: Served | None = None) -> ScoreAnswer:
-        """Score the request's candidates. Args: `active` what answers a whole batch, None for what is active now. Raises: Problem."""
+    async def score(self, request: ScoreRequest, call: Call, active: Served | None = None, reads: BatchReads | None = None) -> ScoreAnswer:
+        """Score the request's candidates. Args: `active` what answers a whole batch, `reads` its users; None for a request alone. Raises:
+        Problem."""
         work, candidates = self._checked(request, call, active)
+        work.reads = reads
         answer = await self._inference(work, lambda: self._score(request, candidates, work))
         if work.user is not None and answer.degraded_reason is None:
             self._shadow.compare(work.user, candidates, work.timestamp, answer.scores)
@@ -88,16 +94,19 @@ class Scorer:
             raise Problem(422, f"at most {limit} requests, got {len(request.requests)}", pointer="/requests")
         call.caller.charge(len(request.requests) - 1)
         answers, explained, active = [], 0, self._models.active
-        for place, raw in enumerate(request.requests):
+        parts = [_decoded(raw) for raw in request.requests]
+        reads = BatchReads(self._store, self._models, _users_of(parts, call))
+        for place, wanted in enumerate(parts):
             if await call.left():
-                raise Problem(400, f"the client went away after {place} of {len(request.requests)} requests", kind="client-gone")
+                raise Problem(400, f"the client went away after {place} of {len(parts)} requests", kind="client-gone")
             part = call.part()
             began = time.monotonic()
             try:
-                wanted = decode(ScoreRequest, raw)
+                if isinstance(wanted, Problem):
+                    raise wanted
                 explained += wanted.explain * len(wanted.candidates)
                 self._check_explained(explained, active)
-                answers.append(BatchedAnswer(200, answer=await self.score(wanted, part, active)))
+                answers.append(BatchedAnswer(200, answer=await self.score(wanted, part, active, reads)))
                 self._metrics.observe(part.stages.times(began))
             except Problem as problem:
                 if problem.pointer is not None:
@@ -207,7 +216,10 @@ class Scorer:
             sequence = _inline(request)
         else:
             try:
-                sequence = self._store.read(work.user)
+                if work.reads is None:
+                    sequence = self._store.read(work.user)
+                else:
+                    sequence, erasures = work.reads.read(work.user, model)
             except StoreUnavailable:
                 sequence, degraded_reason = self._store.recall(work.user), "store_unavailable"
         stages.store = (time.perf_counter() - started) * 1e3
@@ -245,6 +257,23 @@ class Scorer:
         work.model.pace.scored(known.state.length, len(candidates), scored.search_ms, scored.rank_ms)
         self._metrics.candidates.inc(len(candidates))
         return scored
+
+
+def _decoded(raw: msgspec.Raw) -> ScoreRequest | Problem:
+    try:
+        return decode(ScoreRequest, raw)
+    except Problem as problem:
+        return problem
+
+
+def _users_of(parts: Sequence[ScoreRequest | Problem], call: Call) -> list[str]:
+    """The stored users of a batch, each once; a bad id is left to the request that has it."""
+    users = dict[str, None]()
+    for part in parts:
+        if isinstance(part, ScoreRequest) and part.user_id is not msgspec.UNSET:
+            with contextlib.suppress(Problem):
+                users[call.caller.user(id_text(part.user_id, "/user_id"))] = None
+    return list(users)
 
 
 def _inline(request: ScoreRequest) -> BehaviorSequence:

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from struct import Struct
 
 import numpy as np
 
-from service.behavior_store import EMPTY, I64, U64, BehaviorSequence
+from service.behavior_store import EMPTY, BehaviorSequence
+
+RECORD = np.dtype([("item_hash", "<u8"), ("timestamp", "<u4"), ("bits", "<u4")])
+"""One behavior as a shared store holds it, 16 bytes; no bit is used yet."""
+_ONE = Struct("<QI")
+AGAIN = 32
+"""Newest known behaviors that a read repeats, to find out that the server lost them."""
 
 
 class Held:
     """One user's sequence as read so far. Readers hold views: rows below `length` are never rewritten."""
 
-    __slots__ = ("epoch", "item_hash", "length", "timestamp", "verified_at")
+    __slots__ = ("epoch", "item_hash", "length", "newest", "timestamp", "verified_at")
 
-    def __init__(self, epoch: int, item_hash: U64, timestamp: I64, verified_at: float) -> None:
+    def __init__(self, epoch: int, records: bytes, verified_at: float) -> None:
+        rows = np.frombuffer(records, RECORD)
         self.epoch = epoch
-        self.item_hash, self.timestamp = item_hash, timestamp
-        self.length = len(item_hash)
+        self.item_hash, self.timestamp = np.ascontiguousarray(rows["item_hash"]), rows["timestamp"].astype(np.int64)
+        self.newest = records[-AGAIN * RECORD.itemsize :]
+        """The records of the newest behaviors, `AGAIN` where there are as many."""
+        self.length = len(rows)
         self.verified_at = verified_at
 
     @property
@@ -26,21 +36,33 @@ class Held:
         """Bytes of the arrays."""
         return self.item_hash.nbytes + self.timestamp.nbytes
 
-    def ends_with(self, length: int, item_hash: U64, timestamp: I64) -> bool:
-        """Whether these are the newest of the first `length` behaviors."""
-        rows = slice(length - len(item_hash), length)
-        return bool((self.item_hash[rows] == item_hash).all() and (self.timestamp[rows] == timestamp).all())
+    def unheld(self, known: int, records: bytes) -> bytes | None:
+        """What is not held yet of the records of the newest `AGAIN` of the first `known` behaviors and of all that came after; None where
+        those that are held differ."""
+        if known == self.length:
+            return records[len(self.newest) :] if records.startswith(self.newest) else None
+        # Another thread was faster: some of what came after is held too.
+        start = max(0, known - AGAIN)
+        rows = np.frombuffer(records, RECORD)[: self.length - start]
+        held = slice(start, start + len(rows))
+        alike = (self.item_hash[held] == rows["item_hash"]).all() and (self.timestamp[held] == rows["timestamp"]).all()
+        return records[len(rows) * RECORD.itemsize :] if alike else None
 
-    def append(self, item_hash: U64, timestamp: I64) -> None:
+    def append(self, records: bytes) -> None:
         """Add newer behaviors."""
-        length = self.length + len(item_hash)
+        new = len(records) // RECORD.itemsize
+        length = self.length + new
         if length > len(self.item_hash):
-            room = length // 8 + 64
-            self.item_hash = np.concatenate([self.item_hash[: self.length], item_hash, np.empty(room, np.uint64)])
-            self.timestamp = np.concatenate([self.timestamp[: self.length], timestamp, np.empty(room, np.int64)])
+            room = new + length // 8 + 64
+            self.item_hash = np.concatenate([self.item_hash[: self.length], np.empty(room, np.uint64)])
+            self.timestamp = np.concatenate([self.timestamp[: self.length], np.empty(room, np.int64)])
+        if new == 1:  # as a rule: a tenth of the time that arrays take
+            self.item_hash[self.length], self.timestamp[self.length] = _ONE.unpack_from(records)
         else:
-            self.item_hash[self.length : length] = item_hash
-            self.timestamp[self.length : length] = timestamp
+            rows = np.frombuffer(records, RECORD)
+            self.item_hash[self.length : length] = rows["item_hash"]
+            self.timestamp[self.length : length] = rows["timestamp"]
+        self.newest = (self.newest + records)[-AGAIN * RECORD.itemsize :]
         self.length = length
 
     def view(self, length: int, longest: int) -> BehaviorSequence:
@@ -83,29 +105,25 @@ class SequenceCache:
                 self._shrink()
             return held.view(held.length, self._longest)
 
-    def extend(
-        self, user_id: str, held: Held, known: int, item_hash: U64, timestamp: I64, again: int, verified_at: float
-    ) -> BehaviorSequence | None:
-        """The sequence with what came after its first `known` behaviors; the first `again` of the given ones repeat the newest of those.
+    def extend(self, user_id: str, held: Held, known: int, records: bytes, verified_at: float) -> BehaviorSequence | None:
+        """The sequence with what came after its first `known` behaviors. Args: `records` of the newest `AGAIN` of those and of what came.
 
         Returns: None where those that are held already differ: the server has lost behaviors that it had acknowledged and taken others
         since, perhaps while another thread was asking.
         """
         with self._lock:
-            both = min(len(item_hash), again + held.length - known)
-            if not held.ends_with(known - again + both, item_hash[:both], timestamp[:both]):
+            unheld = held.unheld(known, records)
+            if unheld is None:
                 self._drop(user_id)
                 return None
-            length = known + len(item_hash) - again
-            if length > held.length:  # else another thread was faster
-                place = again + held.length - known
+            if unheld:
                 before = held.nbytes
-                held.append(item_hash[place:], timestamp[place:])
+                held.append(unheld)
                 if self._held.get(user_id) is held:
                     self._bytes += held.nbytes - before
                     self._shrink()
             held.verified_at = max(held.verified_at, verified_at)
-            return held.view(length, self._longest)
+            return held.view(max(0, known - AGAIN) + len(records) // RECORD.itemsize, self._longest)
 
     def recall(self, user_id: str, verified_since: float) -> BehaviorSequence:
         """What is held of the user if it was seen in the store since then (monotonic s), else `EMPTY`."""

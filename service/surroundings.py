@@ -7,9 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import redis
-
-from service.redis_connection import Deadlines, RedisAddress, Resolved, client_of
+from service.redis_connection import Client, Deadlines, RedisAddress, Resolved, client_of
 
 
 def in_a_thread(step: Callable[[], float]) -> Callable[[], None]:
@@ -36,5 +34,5 @@ class Surroundings:
     """`clock` monotonic s; `connect` as `client_of`; `repeat` as `in_a_thread`."""
 
     clock: Callable[[], float] = time.monotonic
-    connect: Callable[[RedisAddress, Resolved, Deadlines, int, float], redis.Redis] = client_of
+    connect: Callable[[RedisAddress, Resolved, Deadlines, int, float], Client] = client_of
     repeat: Callable[[Callable[[], float]], Callable[[], None]] = in_a_thread

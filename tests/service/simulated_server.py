@@ -270,7 +270,7 @@ class SimulatedClient:
         self.deaf: Callable[[], None] = lambda: None
         self.connection_pool = SimpleNamespace(disconnect=lambda: None)
 
-    def call(self, commands: Sequence[Command], together: bool = False) -> list[Any]:
+    def exchange(self, commands: Sequence[Command], together: bool = False) -> list[Any]:
         """See `Network.call`; within the deadline of the calling task."""
         began = self.network.time.now
         try:
@@ -285,9 +285,8 @@ class SimulatedClient:
         """A command outside any deadline."""
         return self.network.call([command], True, self._timeout_s)[0]
 
-    def execute_command(self, *command: Any) -> Any:
-        """One command. Raises: redis.RedisError."""
-        (reply,) = self.call([command])
+    def _one(self, command: Command) -> Any:
+        (reply,) = self.exchange([command])
         if isinstance(reply, Exception):
             raise reply
         return reply
@@ -295,7 +294,7 @@ class SimulatedClient:
     def ping(self) -> bool:
         """PING, within a deadline or of the background; one of the latter that fails is nobody's call."""
         if self._deadlines.left_s() < math.inf:
-            return bool(self.execute_command("PING"))
+            return bool(self._one(("PING",)))
         began = self.network.time.now
         self.plainly(("PING",))
         self.ended(began, False)
@@ -303,52 +302,16 @@ class SimulatedClient:
 
     def info(self) -> Any:
         """INFO."""
-        return self.execute_command("INFO")
+        return self._one(("INFO",))
 
     def scan(self, cursor: int, match: str, count: int) -> Any:
         """SCAN."""
-        return self.execute_command("SCAN")
+        return self._one(("SCAN",))
 
     def register_script(self, text: str) -> SimpleNamespace:
         """The script's digest."""
         return SimpleNamespace(sha=sha1(text.encode()).hexdigest())
 
-    def pipeline(self, transaction: bool) -> SimulatedPipeline:
-        """Commands sent at once."""
-        return SimulatedPipeline(self, transaction)
-
     def pubsub(self) -> SimulatedSubscription:
         """A subscription to be."""
         return SimulatedSubscription(self)
-
-
-class SimulatedPipeline:
-    """The part of `redis.client.Pipeline` that the store uses."""
-
-    def __init__(self, client: SimulatedClient, transaction: bool) -> None:
-        self._client, self._transaction = client, transaction
-        self._commands: list[Command] = []
-
-    def execute_command(self, *command: Any) -> None:
-        """Add a command."""
-        self._commands.append(command)
-
-    def hmget(self, *arguments: str) -> None:
-        """Add HMGET."""
-        self._commands.append(("HMGET", *arguments))
-
-    def hget(self, *arguments: str) -> None:
-        """Add HGET."""
-        self._commands.append(("HGET", *arguments))
-
-    def get(self, name: str) -> None:
-        """Add GET."""
-        self._commands.append(("GET", name))
-
-    def execute(self, raise_on_error: bool = True) -> list[Any]:
-        """Send them. Raises: redis.RedisError."""
-        replies = self._client.call(self._commands, self._transaction)
-        for reply in replies:
-            if raise_on_error and isinstance(reply, Exception):
-                raise reply
-        return replies

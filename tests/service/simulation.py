@@ -14,20 +14,15 @@ from typing import Any
 import numpy as np
 
 from model.runtime import ScoringRuntime
-from service.behavior_store import NewBehavior, StoreFull, StoreUnavailable
+from service.behavior_store import BehaviorSequence, NewBehavior, StoreFull, StoreUnavailable
 from service.metrics import Metrics
-from service.redis_connection import Deadlines, RedisAddress, Resolved
-from service.redis_store import RedisStore
-from service.surroundings import Surroundings
-from service.user_cache import UserCache
 from tests.service.simulated_scripts import SCRIPTS
-from tests.service.simulated_server import Network, SimulatedClient, SimulatedServer
+from tests.service.simulated_server import Network, SimulatedServer
 from tests.service.simulated_truth import Row, Truth
+from tests.service.simulated_worker import STALE_S, USERS, Worker
 from tests.service.virtual_time import VirtualTime
 
-USERS = ("u", "shop\x1fu", "rival\x1fu")
 _OFTEN = ("u", "u", "u", "shop\x1fu", "rival\x1fu")
-OPEN_AFTER_S, STALE_S = 0.1, 0.15
 SILENT_S = 3.0
 """After which a worker knows that the other end of its subscription is gone."""
 _PATIENCE_S = 30.0
@@ -36,57 +31,6 @@ _STORM_S = 1.0
 
 class Broken(AssertionError):
     """A promise was broken; the message has the seed."""
-
-
-class Worker:
-    """One process: a store, a cache of prepared users, and what is to be expected of its breaker and of what it recalls.
-
-    `bound` is the place in a user's history before which nothing may be recalled any more: this worker was told of an erasure.
-    """
-
-    def __init__(self, world: Simulation, name: str) -> None:
-        self.world, self.name = world, name
-        self.bound = dict.fromkeys(USERS, 0)
-        self.expects_open, self._failing_since, self._succeeded_at = False, None, 0.0
-        self.deaf_since: float | None = None
-        chance, truth = world.chance, world.truth
-        self.users = UserCache(world.runtime, chance.choice([0, 9_000, *[2**30] * 4]), world.metrics)
-        self.store = RedisStore(
-            "redis://127.0.0.1",
-            cache_bytes=chance.choice([0, 600, *[2**27] * 4]),
-            stale_s=STALE_S,
-            max_length=truth.longest,
-            surroundings=Surroundings(world.time.clock, self._connect, world.repeat),
-        )
-        self.store.on_erased(self.users.forget)
-
-    def _connect(self, address: RedisAddress, resolved: Resolved, deadlines: Deadlines, connections: int, timeout_s: float) -> Any:
-        client = SimulatedClient(self.world.network, deadlines, timeout_s)
-        client.ended, client.heard, client.deaf = self._ended, self._heard, self._deaf
-        return client
-
-    def _ended(self, began: float, failed: bool) -> None:
-        now = self.world.time.now
-        if not failed:
-            self.expects_open, self._failing_since, self._succeeded_at = False, None, now
-            return
-        if self._failing_since is None:
-            self._failing_since = max(began, self._succeeded_at)
-        self.expects_open = self.expects_open or now - self._failing_since >= OPEN_AFTER_S
-
-    def _deaf(self) -> None:
-        if self.deaf_since is None:
-            self.deaf_since = self.world.time.now
-
-    def _heard(self, message: dict[str, Any]) -> None:
-        truth, until = self.world.truth, message.get("at_s", 0.0)
-        if message["type"] == "message":
-            user = message["data"].decode()
-            self.bound[user] = max(self.bound[user], truth.latest(user, lambda version: version.erased and version.at_s <= until))
-        elif message["type"] == "subscribe":
-            self.deaf_since = None
-            for user in USERS:
-                self.bound[user] = max(self.bound[user], truth.latest(user, lambda version: version.at_s <= until))
 
 
 class Simulation:
@@ -119,6 +63,8 @@ class Simulation:
         self._as_tasks(*storm, at_most_s=_PATIENCE_S)
         self.time.run(1.0)
         self._as_tasks(self._recovered)
+        if self.chance.random() < 0.5:
+            self._as_tasks(self._restarts)
         # A subscription whose other end vanished is noticed by its silence.
         self.time.run(SILENT_S + 1.0, until=lambda: len(self.server.subscribed) == len(self.workers))
         self.network.slow_s = 0.02
@@ -137,12 +83,20 @@ class Simulation:
     def repeat(self, step: Callable[[], float]) -> Callable[[], None]:
         """See `Surroundings.repeat`."""
 
+        wanted, ended = [True], list[bool]()
+
         def steps() -> None:
-            while not self._ended:
+            while wanted[0] and not self._ended:
                 self.time.sleep(step())
+            ended.append(True)
+
+        def end() -> None:
+            wanted[0] = False
+            while not ended:
+                self.time.sleep(0.001)
 
         self.time.start(steps)
-        return lambda: None
+        return end
 
     def _as_tasks(self, *work: Callable[[], None], at_most_s: float = _PATIENCE_S) -> None:
         left = [len(work)]
@@ -172,6 +126,8 @@ class Simulation:
                 self._delete(worker, user)
             elif kind < 0.56:
                 self._load(worker, user)
+            elif kind < 0.6:
+                self._read_together(worker)
             else:
                 self._read(worker, user)
         self._calling -= 1
@@ -260,9 +216,7 @@ class Simulation:
             return
         finally:
             self.check(worker.store.breaker.is_open == worker.expects_open, "breaker open", worker.store.breaker.is_open)
-        rows, held = _rows(sequence), self.truth.history[user][before:]
-        self.check(any(version.rows == rows for version in held), self._differs(user, rows), worker.name, user, rows, held[-1].rows)
-        self.counted["read"] += 1
+        rows = self._checked(worker, user, sequence, before)
         if rows and self.chance.random() < 0.4:
             if self.chance.random() < 0.3:
                 self.time.sleep(self.chance.choice([0.0005, 0.01]))
@@ -271,6 +225,25 @@ class Simulation:
             prepared = list(zip(state.timestamp_L.tolist(), state.item_hash_L.tolist(), strict=True))
             self.check(prepared == rows[:known], "prepared from something else", worker.name, user, prepared, rows[:known])
             self.counted["prepared"] += 1
+
+    def _read_together(self, worker: Worker) -> None:
+        before = {user: len(self.truth.history[user]) - 1 for user in USERS}
+        try:
+            found = worker.store.read_known(USERS)
+        except StoreUnavailable:
+            return
+        finally:
+            self.check(worker.store.breaker.is_open == worker.expects_open, "breaker open", worker.store.breaker.is_open)
+        for user, sequence in found.items():
+            self._checked(worker, user, sequence, before[user])
+        self.counted["read together"] += len(found)
+
+    def _checked(self, worker: Worker, user: str, sequence: BehaviorSequence, before: int) -> list[Row]:
+        """The rows of what was read, which the server held at some time since its version `before`."""
+        rows, held = _rows(sequence), self.truth.history[user][before:]
+        self.check(any(version.rows == rows for version in held), self._differs(user, rows), worker.name, user, rows, held[-1].rows)
+        self.counted["read"] += 1
+        return rows
 
     def _differs(self, user: str, rows: list[Row]) -> str:
         strangers = [item for _, item in rows if self.truth.owner.get(item) != user]
@@ -367,13 +340,19 @@ class Simulation:
             listed = {user: length for user, length in worker.store.users() if length}
             self.check(listed == lengths, "listed", listed, lengths)
 
+    def _restarts(self) -> None:
+        """Both workers end and others take their places: who has just started reads everybody whole."""
+        for worker in self.workers:
+            worker.store.close()
+        self.workers = [Worker(self, worker.name) for worker in self.workers]
+
     def _erases(self) -> None:
         for user in self.chance.sample(USERS, len(USERS)):
             self.time.sleep(self.chance.uniform(0, 0.01))
             self._delete(self.chance.choice(self.workers), user)
 
     def _reads_meanwhile(self) -> None:
-        for _ in range(6):
+        for _ in range(self.chance.choice([1, 6])):
             worker, user = self.chance.choice(self.workers), self.chance.choice(USERS)
             if self.chance.random() < 0.3:
                 self._append(worker, self._new(user))
@@ -384,8 +363,7 @@ class Simulation:
         for worker in self.workers:
             for user in gone:
                 self.check(not len(worker.store.recall(user)), "an erased user is remembered", worker.name, user)
-            if len(gone) == len(USERS):
-                self.check(worker.users.state_bytes() == 0, "an erased user stays prepared", worker.name)
+                self.check(user not in worker.users._held, "an erased user stays prepared", worker.name, user)
             for user in USERS:
                 self.check(_rows(worker.store.read(user)) == self.truth.now.rows[user], "after the erasures", worker.name, user)
 

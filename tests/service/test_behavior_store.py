@@ -43,6 +43,20 @@ def test_order_is_time_then_arrival_and_late_behaviors_are_inserted(make_store: 
     store.close()
 
 
+def test_users_read_together_are_as_each_alone(make_store: Maker) -> None:
+    store = make_store()
+    for place, user in enumerate("abc"):
+        store.append([NewBehavior(user, place, 10 + place, None)])
+    assert len(store.read("a")) == len(store.read("b")) == 1
+    store.append([NewBehavior("a", 9, 20, None)])
+    store.delete("b")
+    together = store.read_known(["a", "b", "c", "nobody"])
+    assert "a" in together
+    for user, sequence in together.items():
+        assert list(zip(sequence.timestamp.tolist(), sequence.item_hash.tolist(), strict=True)) == rows(store, user)
+    store.close()
+
+
 def test_the_epoch_changes_exactly_when_what_was_read_is_no_longer_a_beginning(make_store: Maker) -> None:
     store = make_store()
     store.append([NewBehavior("u", 1, 10, None)])

@@ -85,6 +85,22 @@ def test_a_read_fetches_only_what_is_new(redis_server: AnyServer, opened: Any) -
         assert sent() - before < 16 * new + 12_000, "INFO itself sends some of it"
 
 
+def test_users_read_together_cost_one_exchange(redis_server: AnyServer, opened: Any) -> None:
+    store, users = opened(), [f"u{place}" for place in range(60)]
+
+    def exchanges() -> int:
+        return int(redis_server.client.info("stats")["total_reads_processed"])
+
+    for user in users:
+        grown(store, user, 100)
+        assert len(store.read(user)) == 100
+    before = exchanges()
+    together = store.read_known(users)
+    assert exchanges() - before < 10, "the feed and INFO ask too"
+    assert {len(together[user]) for user in users} == {100}
+    assert store.read_known(["u1", "a stranger"]).keys() == {"u1"}, "who is not held is to be read whole, alone"
+
+
 def test_sequences_are_kept_within_their_limit(opened: Any) -> None:
     store = opened(cache_bytes=50_000)
     for user in range(20):
