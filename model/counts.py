@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -12,6 +14,7 @@ from model.metrics import evaluate
 from model.outcome import Outcome
 
 _MAX_TRAIN_ROWS = 600_000
+_STEPS = 4
 
 
 def counts_baseline(
@@ -21,13 +24,14 @@ def counts_baseline(
     seed: int = 0,
     min_item_count: int = 5,
     targets: Targets | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Outcome:
     """The baseline, fitted and tested on the protocol's rows.
 
     Inputs: whether the user has taken the item, log counts of the item and its category in the history, log shares of the item and its
     category in the training period, log history length. Where there are more than 600,000 training rows, a seeded sample of targets is
     used. `longest` cuts histories to their newest behaviors; `min_item_count` is the model's, for the figure on warm items; `targets` in
-    place of the protocol's drawn ones.
+    place of the protocol's drawn ones; `progress` is told how many steps of how many are done.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
@@ -59,14 +63,19 @@ def counts_baseline(
         ]
         return np.stack([column.astype(np.float64) for column in columns], axis=1)
 
+    progress(1, _STEPS)
     train, test = np.flatnonzero(targets.split == TRAIN), np.flatnonzero(targets.split == TEST)
     most = _MAX_TRAIN_ROWS // targets.candidate.shape[1]
     if len(train) > most:
         train = np.sort(np.random.default_rng(seed).choice(train, most, replace=False))
     scaler = StandardScaler()
     model = LogisticRegression(C=1.0, max_iter=500)
-    model.fit(scaler.fit_transform(inputs(train)), targets.label[train].reshape(-1) > 0.5)
+    fitted = scaler.fit_transform(inputs(train))
+    progress(2, _STEPS)
+    model.fit(fitted, targets.label[train].reshape(-1) > 0.5)
+    progress(3, _STEPS)
     tested = inputs(test)
+    progress(_STEPS, _STEPS)
     probability = model.predict_proba(scaler.transform(tested))[:, 1]
     warm = np.bincount(log.item[known], minlength=len(log.item_id))[targets.candidate[test].reshape(-1)] >= min_item_count
     who = np.repeat(targets.user[test], targets.candidate.shape[1])

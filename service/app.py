@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
+import threading
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +101,7 @@ def create_app(settings: Settings, store: BehaviorStore | None = None, clock: Ca
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         _log.info("serving %s", models.active.runtime.describe())
         background = [asyncio.create_task(models.follow()), asyncio.create_task(keep_trimmed())]
-        with drain.announced():
+        with drain.announced(), _keys_read_again(settings, callers):
             yield
         for task in background:
             task.cancel()
@@ -129,6 +131,29 @@ def create_app(settings: Settings, store: BehaviorStore | None = None, clock: Ca
     app.add_exception_handler(StoreUnavailable, on_store_unavailable)
     app.add_exception_handler(HTTPException, on_http_exception)
     return app
+
+
+@contextmanager
+def _keys_read_again(settings: Settings, callers: Callers) -> Iterator[None]:
+    """While this lasts, SIGHUP has the key file, where there is one, read again. Only the main thread gets signals."""
+    if settings.api_keys is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def reload() -> None:
+        try:
+            callers.reload()
+        except ValueError as error:
+            _log.error("the keys stay as they were: %s", error)
+        else:
+            _log.info("the keys were read again")
+
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
 
 
 def _operations(app: FastAPI, models: Models, store: BehaviorStore, drain: Drain, metrics: Metrics) -> None:

@@ -31,7 +31,7 @@ class Key(Struct, forbid_unknown_fields=True, frozen=True):
 
     name: Annotated[str, Meta(pattern=r"^[\w.-]{1,64}$")]
     sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
-    scopes: Annotated[list[Scope], Meta(min_length=1)]
+    scopes: Annotated[tuple[Scope, ...], Meta(min_length=1)]
     tenant: Annotated[str, Meta(pattern=r"^[a-z0-9_-]{0,64}$")] = ""
     requests_per_s: Annotated[float, Meta(gt=0, le=1e6)] | None = None
     burst: Annotated[int, Meta(ge=1, le=1_000_000)] = 10
@@ -98,13 +98,11 @@ class Callers:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._caller: list[tuple[bytes, Caller]] = []
+        self._settings = settings
+        self._caller: list[tuple[bytes, Key, Caller]] = []
         self._anybody: Caller | None = None
         if settings.api_keys is not None:
-            for key in _read(settings.api_keys):
-                # Each worker process counts on its own.
-                quota = None if key.requests_per_s is None else Quota(key.requests_per_s / settings.workers, key.burst)
-                self._caller.append((bytes.fromhex(key.sha256), Caller(key.name, key.tenant, frozenset(key.scopes), quota)))
+            self.reload()
             return
         address = settings.published_address or settings.host
         if not settings.development:
@@ -114,6 +112,21 @@ class Callers:
         if not _loopback(address):
             raise ValueError(f"no API keys: DARE_DEVELOPMENT is for loopback addresses alone, and this is {address}; name a key file")
         self._anybody = Caller("anybody", "", frozenset(_ALL), None)
+
+    def reload(self) -> None:
+        """Read the key file again: a key that left it is unknown from now on, one that is as before keeps what is left of its quota.
+
+        Raises: ValueError for a file that cannot be used; what was read before stays.
+        """
+        if self._settings.api_keys is None:
+            return
+        known = {key: caller for _, key, caller in self._caller}
+        self._caller = [(bytes.fromhex(key.sha256), key, known.get(key) or self._made(key)) for key in _read(self._settings.api_keys)]
+
+    def _made(self, key: Key) -> Caller:
+        # Each worker process counts on its own.
+        quota = None if key.requests_per_s is None else Quota(key.requests_per_s / self._settings.workers, key.burst)
+        return Caller(key.name, key.tenant, frozenset(key.scopes), quota)
 
     def caller(self, request: Request, scope: Scope) -> Caller:
         """Who calls, checked to have the scope and counted against the quota. Raises: Problem 401, 403, 429."""
@@ -133,7 +146,7 @@ class Callers:
         digest = hashlib.sha256(key.strip().encode("utf-8", "surrogateescape")).digest()
         found = None
         # Every entry is compared, each in constant time: the time taken tells nothing about the keys.
-        for known, caller in self._caller:
+        for known, _, caller in self._caller:
             if hmac.compare_digest(digest, known):
                 found = caller
         if found is None:

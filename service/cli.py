@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from service.cli_bench import bench_app
 from service.cli_options import (
@@ -27,7 +28,24 @@ from service.cli_options import (
 )
 from service.cli_study import study_app
 
+
+class Named(typer.core.TyperGroup):
+    """Commands whose refusals of a value name it: those of pydantic say only what it should have been."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for. Raises: typer.BadParameter."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            from pydantic import ValidationError
+
+            if isinstance(error.__cause__, ValidationError):
+                error.message += f", got {error.__cause__.errors()[0]['input']}"
+            raise
+
+
 app = typer.Typer(
+    cls=Named,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import resource
 import secrets
+import socket
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -160,6 +161,19 @@ def connections_allowed(settings: Settings) -> int:
             raise ValueError(f"the process may open {soft} files, {_RESERVED + _FEWEST} are the fewest to serve with (ulimit -n)")
         return min(settings.max_connections, soft - _RESERVED)
     return settings.max_connections
+
+
+def bound_socket(settings: Settings) -> socket.socket:
+    """A socket at the settings' address, not listening yet. Raises: OSError naming the address."""
+    made = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind((settings.host, settings.port))
+    except OSError as error:
+        made.close()
+        raise OSError(f"{settings.host}, port {settings.port}, cannot be listened on: {error.strerror or error}") from None
+    made.set_inheritable(True)
+    return made
 
 
 def server_options(settings: Settings, metrics: Metrics, gate: Gate) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from types import FrameType
 import uvicorn
 from prometheus_client import multiprocess
 
+from service.listening import bound_socket
 from service.settings import Settings
 
 METRICS_DIR = "PROMETHEUS_MULTIPROC_DIR"
@@ -49,15 +50,13 @@ class Workers:
         self._context = multiprocessing.get_context("spawn")
         self._stopping: int | None = None
         self._worker: list[_Worker] = []
-        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        self._socket = socket.socket(family, socket.SOCK_STREAM)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._socket.bind((settings.host, settings.port))
-        self._socket.set_inheritable(True)
+        self._socket = bound_socket(settings)
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then end by that signal. Raises: RuntimeError when a worker cannot start at all."""
         before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        if self._settings.api_keys is not None:
+            before[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._pass_on)
         with tempfile.TemporaryDirectory(prefix="dare-metrics-") as metrics:
             os.environ[METRICS_DIR] = metrics
             try:
@@ -114,6 +113,11 @@ class Workers:
                 worker.process.join()
             worker.ours.close()
         self._socket.close()
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        for worker in self._worker:
+            if worker.process.pid is not None and worker.process.exitcode is None:
+                os.kill(worker.process.pid, number)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._stopping is not None:

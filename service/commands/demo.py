@@ -14,6 +14,7 @@ from service.app import open_store
 from service.behavior_store import BehaviorStore
 from service.commands.serving import load_into, run
 from service.commands.terminal import console
+from service.listening import bound_socket
 from service.settings import Settings
 
 _DAY_S = 86_400
@@ -23,16 +24,18 @@ _INTERRUPTED = 130
 def demo_command(data: Path, artifacts: Path, store: str, host: str, port: int) -> None:
     """See `dare demo`."""
     settings = Settings(artifacts=artifacts, store=store, host=host, port=port, development=True)
-    if not any((data / f"interactions{suffix}").exists() for suffix in (".parquet", ".csv.gz", ".csv")):
-        from service.commands.data import complete_journey
+    # First, so that a port in use is known before a model is trained.
+    with bound_socket(settings) as listening:
+        if not any((data / f"interactions{suffix}").exists() for suffix in (".parquet", ".csv.gz", ".csv")):
+            from service.commands.data import complete_journey
 
-        complete_journey(data, 0)
-    if not (artifacts / "CURRENT").exists():
-        _train_apart(data, artifacts)
-    current_version(artifacts)
-    opened = _filled_store(store, data)
-    _what_to_try(opened, host, port)
-    run(settings, opened)
+            complete_journey(data, 0)
+        if not (artifacts / "CURRENT").exists():
+            _train_apart(data, artifacts)
+        current_version(artifacts)
+        opened = _filled_store(store, data)
+        _what_to_try(opened, host, listening.getsockname()[1])
+        run(settings, opened, listening)
 
 
 def _filled_store(url: str, data: Path) -> BehaviorStore:

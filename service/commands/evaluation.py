@@ -9,7 +9,7 @@ from model.data.impressions import impression_targets
 from model.evaluate import evaluate_runtime, train_config
 from model.runtime import ScoringRuntime
 from service.commands.data import read
-from service.commands.terminal import console, emit, progress_bar, table
+from service.commands.terminal import emit, progress_bar, table
 
 
 def evaluate_command(
@@ -28,8 +28,16 @@ def evaluate_command(
     if counts:
         from model.counts import counts_baseline
 
-        with console.status("fitting the counts baseline"):
-            answer["counts"] = counts_baseline(log, trained.protocol, min_item_count=trained.min_item_count, targets=targets).figures
+        with progress_bar() as bar:
+            task = bar.add_task("the counts baseline", total=None, note="index, inputs, fit, test")
+            found = counts_baseline(
+                log,
+                trained.protocol,
+                min_item_count=trained.min_item_count,
+                targets=targets,
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+        answer["counts"] = found.figures
         rows.append({"model": "counts", **answer["counts"]})
     table(f"test rows of {data}", rows)
     emit(answer, as_json)

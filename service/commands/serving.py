@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +12,12 @@ import uvicorn
 
 from service.app import create_app, open_store, refuse_workers
 from service.behavior_store import BehaviorStore
-from service.commands.terminal import console
+from service.commands.terminal import console, progress_bar
 from service.heap import share_one_heap
-from service.listening import server_options
+from service.listening import bound_socket, server_options
 from service.settings import Settings
+
+_log = logging.getLogger("dare.service")
 
 
 def serve_command(artifacts: Path, store: str, host: str, port: int, workers: int) -> None:
@@ -35,12 +39,15 @@ def log_to_stderr() -> None:
     logging.getLogger("faiss").setLevel(logging.WARNING)
 
 
-def run(settings: Settings, store: BehaviorStore | None = None) -> None:
-    """Serve until stopped."""
+def run(settings: Settings, store: BehaviorStore | None = None, listening: socket.socket | None = None) -> None:
+    """Serve until stopped. Args: `listening` at the settings' address already, None for a new one."""
     log_to_stderr()
     share_one_heap()
-    app = create_app(settings, store)
-    uvicorn.run(app, **server_options(settings, app.state.metrics, app.state.gate))
+    with contextlib.suppress(KeyboardInterrupt), listening or bound_socket(settings) as listened:
+        app = create_app(settings, store)
+        server = uvicorn.Server(uvicorn.Config(app, **server_options(settings, app.state.metrics, app.state.gate)))
+        _log.info("listening on port %d", listened.getsockname()[1])
+        server.run([listened])
 
 
 def load_command(data: Path, store: str, skip_bad_rows: bool) -> None:
@@ -63,8 +70,10 @@ def load_into(store: BehaviorStore, data: Path, skip_bad_rows: bool = False) -> 
     log = read(data, skip_bad_rows)
     item_hash = hash_item_ids(log.item_id)
     loaded = 0
-    with console.status("filling the behavior store"):
+    with progress_bar() as bar:
+        task = bar.add_task("filling the behavior store", total=log.num_users, note="users")
         for user, user_id in enumerate(log.user_id):
+            bar.update(task, completed=user + 1)
             rows = slice(int(log.user_start[user]), int(log.user_start[user + 1]))
             if rows.stop > rows.start:
                 loaded += store.load(user_id, item_hash[log.item[rows]], log.timestamp[rows].astype(np.int64))

@@ -19,17 +19,13 @@ import polars as pl
 import pytest
 
 from model.artifact import ArtifactError, activate, current_version
+from service.behavior_store import BehaviorStore
 from service.commands import demo
 from service.file_store import FileStore
+from service.settings import Settings
 from tests.conftest import Tiny, write_tidy
 
 ROOT = Path(__file__).parents[2]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture
@@ -68,18 +64,18 @@ def said_until(process: subprocess.Popen[str], text: str) -> str:
 
 
 def test_from_a_folder_to_a_scored_request(csv_folder: Path, tmp_path: Path) -> None:
-    port = free_port()
     before = sorted(csv_folder.iterdir())
-    arguments = ["--data", csv_folder, "--artifacts", tmp_path / "artifacts", "--store", f"file:{tmp_path / 'store'}", "--port", port]
+    arguments = ["--data", csv_folder, "--artifacts", tmp_path / "artifacts", "--store", f"file:{tmp_path / 'store'}", "--port", 0]
     with demonstrating([str(argument) for argument in arguments]) as process:
         said = said_until(process, "Ctrl-C stops")
         assert "no model yet: training one" in said and "on the test rows" in said
         curl = shlex.split(next(line for line in said.splitlines() if "curl" in line))
-        assert curl[:3] == ["curl", "-s", f"http://127.0.0.1:{port}/v1/recommend"] and curl[3] == "-d"
+        url = curl[2].removesuffix("/v1/recommend")
+        assert curl[:2] == ["curl", "-s"] and curl[3] == "-d" and f"Open {url}/" in said
         said_until(process, "serving")
         body = json.loads(curl[4])
         assert body["user_id"] == "it's me"
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", transport=httpx.HTTPTransport(retries=8), timeout=30) as client:
+        with httpx.Client(base_url=url, transport=httpx.HTTPTransport(retries=8), timeout=30) as client:
             answer = client.post("/v1/recommend", content=curl[4]).raise_for_status().json()
             assert len(answer["items"]) == 5 and answer["model_version"] == current_version(tmp_path / "artifacts")
             assert "text/html" in client.get("/").raise_for_status().headers["content-type"]
@@ -125,7 +121,12 @@ def test_a_damaged_current_is_not_taken_for_no_model(tiny: Tiny, tmp_path: Path)
 def test_filling_the_store_that_was_cut_short_is_done_again(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of the users in the store are not all of them; users erased later are not brought back."""
     served: list[int] = []
-    monkeypatch.setattr(demo, "run", lambda settings, store: (served.append(len(list(store.users()))), store.close()))
+
+    def served_by(settings: Settings, store: BehaviorStore, listening: socket.socket) -> None:
+        served.append(len(list(store.users())))
+        store.close()
+
+    monkeypatch.setattr(demo, "run", served_by)
     data, artifacts, url = tmp_path / "data", tmp_path / "artifacts", f"file:{tmp_path / 'store'}"
     data.mkdir()
     (data / "interactions.parquet").symlink_to(tiny.folder / "interactions.parquet")
@@ -142,10 +143,10 @@ def test_filling_the_store_that_was_cut_short_is_done_again(tiny: Tiny, tmp_path
     with monkeypatch.context() as patched:
         patched.setattr(FileStore, "load", cut)
         with pytest.raises(KeyboardInterrupt):
-            demo.demo_command(data, artifacts, url, "127.0.0.1", 8000)
-    demo.demo_command(data, artifacts, url, "127.0.0.1", 8000)
+            demo.demo_command(data, artifacts, url, "127.0.0.1", 0)
+    demo.demo_command(data, artifacts, url, "127.0.0.1", 0)
     store = FileStore(tmp_path / "store")
     store.delete("user-7")
     store.close()
-    demo.demo_command(data, artifacts, url, "127.0.0.1", 8000)
+    demo.demo_command(data, artifacts, url, "127.0.0.1", 0)
     assert served == [60, 59]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 import signal
@@ -24,11 +26,11 @@ SCORE = {"user_id": "u", "candidates": ["item-1"], "timestamp": 2_000_000_000}
 class Workers:
     """A `dare serve --workers 2`, and which of its processes a connection reaches."""
 
-    def __init__(self, artifacts: Path, url: str) -> None:
+    def __init__(self, artifacts: Path, url: str, **environment: str) -> None:
         command = [sys.executable, "-m", "service", "serve", "--artifacts", str(artifacts), "--store", url, "--port", "0", "--workers", "2"]
         # Deadlines have tests of their own, and the machine may be busy.
         patient = {"DARE_STORE_TIMEOUT_MS": "5000", "DARE_STORE_WRITE_TIMEOUT_MS": "20000"}
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | patient)
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | patient | environment)
         assert self.process.stderr is not None
         self.log = ""
         for line in self.process.stderr:
@@ -58,8 +60,8 @@ class Workers:
 
 
 @contextmanager
-def workers(tiny: Tiny, url: str) -> Iterator[Workers]:
-    running = Workers(tiny.artifacts, url)
+def workers(tiny: Tiny, url: str, **environment: str) -> Iterator[Workers]:
+    running = Workers(tiny.artifacts, url, **environment)
     try:
         yield running
     finally:
@@ -104,6 +106,37 @@ def test_two_workers_are_one_service(tiny: Tiny, redis_server: RedisServer | Giv
         assert running.process.wait(30) == -signal.SIGTERM
         for pid in (first, third):
             assert not Path(f"/proc/{pid}").exists()
+
+
+def test_keys_are_read_again_on_every_worker(tiny: Tiny, redis_server: RedisServer | GivenServer, tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+
+    def write(*names: str) -> None:
+        keys = [{"name": name, "sha256": hashlib.sha256(name.encode()).hexdigest(), "scopes": ["score"]} for name in names]
+        file.write_text(json.dumps({"keys": keys}))
+
+    def statuses(client: httpx.Client) -> list[int]:
+        return [client.post("/v1/score", json=SCORE, headers={"Authorization": f"Bearer {name}"}).status_code for name in ("old", "new")]
+
+    write("old")
+    with workers(tiny, redis_server.url, DARE_API_KEYS=str(file), DARE_DEVELOPMENT="false") as running:
+        for pid in running.children():
+            with closing(running.client_of(pid)) as client:
+                write("old")
+                running.process.send_signal(signal.SIGHUP)
+                deadline = time.monotonic() + 30
+                while statuses(client) != [200, 401]:
+                    assert time.monotonic() < deadline
+                write("new")
+                running.process.send_signal(signal.SIGHUP)
+                while statuses(client) != [401, 200]:
+                    assert time.monotonic() < deadline
+        file.write_text("nonsense")
+        running.process.send_signal(signal.SIGHUP)
+        assert running.process.stderr is not None
+        assert next(line for line in running.process.stderr if "ERROR" in line).find("the keys stay as they were") > 0
+        with closing(running.client_of(pid)) as client:
+            assert statuses(client) == [401, 200]
 
 
 @pytest.mark.faults
