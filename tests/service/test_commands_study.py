@@ -11,7 +11,7 @@ import pytest
 from service.commands.options_study import OPTIONS
 from service.commands.rivals_study import MAIN, SLOWER, rows_of
 from tests.conftest import write_tidy
-from tests.service.test_commands import Dare, dare, refused
+from tests.service.dare_command import Dare, dare, refused
 
 __all__ = ["dare"]
 
