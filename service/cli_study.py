@@ -74,6 +74,7 @@ def study_options(
     data: DataDir,
     out: Out = Path("runs"),
     base: Base = None,
+    option: Annotated[list[str] | None, typer.Option("--option", help="option by its name in the table, repeatable; default: all")] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="trainings of each model")] = 5,
     threads: Annotated[int, typer.Option("--threads", min=1, help="threads of training")] = 1,
     as_json: Json = False,
@@ -81,7 +82,7 @@ def study_options(
     """Train the default model with one option changed at a time: what each is worth, with paired intervals. Resumes."""
     from service.commands.options_study import options_command
 
-    options_command(data, out, base or [], seeds, threads, as_json)
+    options_command(data, out, base or [], option or [], seeds, threads, as_json)
 
 
 @study_app.command("width")

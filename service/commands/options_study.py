@@ -58,11 +58,14 @@ def base_config(base: str, seed: int, threads: int) -> TrainConfig:
     return replace(config, model=replace(config.model, **BASES[base]))
 
 
-def options_command(data: Path, out: Path, bases: list[str], seeds: int, threads: int, as_json: bool) -> None:
+def options_command(data: Path, out: Path, bases: list[str], names: list[str], seeds: int, threads: int, as_json: bool) -> None:
     """See `dare study options`."""
     bases = checked_bases(bases)
+    chosen = [option for option in OPTIONS if option.base in bases and (not names or option.name in names)]
+    known = list(dict.fromkeys(option.name for option in OPTIONS if option.base in bases))
+    if missing := sorted(set(names) - set(known)):
+        raise ValueError(f"--option must be one of {', '.join(known)}, got {missing[0]!r}")
     log = read(data, skip_bad_rows=False)
-    chosen = [option for option in OPTIONS if option.base in bases]
 
     def cell(option: Option | None, base: str, seed: int) -> Cell:
         config, name = base_config(base, seed, threads), base

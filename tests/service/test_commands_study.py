@@ -96,6 +96,10 @@ def test_options_are_weighed_against_the_model_without_them(dare: Dare, folder: 
     assert all(line["low"] <= float(line["difference"].split()[0]) + 1e-4 <= line["high"] + 2e-4 for line in lines[1:])
     assert {path.name for path in tmp_path.iterdir()} == {"cells", "options.md", "options.json", "options.png"}
     refused(dare("study", "options", "--data", folder, "--base", "x"), "'x'")
+    refused(dare("study", "options", "--data", folder, "--option", "x"), "'x'", "without mass")
+    one = dare("study", "options", "--data", folder, "--out", tmp_path, "--seeds", 1, "--option", "with ages", "--base", "plain", "--json")
+    ((_, few),) = one.json["tables"].items()
+    assert few == [line for line in lines if line["model"] in ("plain", "with ages")]
 
 
 def test_every_seed_of_the_main_rows_and_one_of_the_others() -> None:
