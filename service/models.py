@@ -16,6 +16,7 @@ from model.runtime import ScoringRuntime
 from service.errors import Problem, shown
 from service.metrics import Metrics
 from service.pace import Pace
+from service.roles import ROLES, Role, RoleName, role
 from service.settings import Settings
 from service.user_cache import UserCache
 
@@ -48,13 +49,26 @@ class Models:
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._settings, self._metrics = settings, metrics
-        self._roles = 1 + (settings.canary_version is not None) + (settings.shadow_version is not None)
         self._changing = asyncio.Lock()
         self._refused: str | None = ""
         self.active = self._load(None)
-        self.canary = None if settings.canary_version is None else self._load(settings.canary_version)
-        self.shadow = None if settings.shadow_version is None else self._load(settings.shadow_version)
+        self._role = {name: role(name, settings) for name in ROLES}
+        self._refused_role = dict[RoleName, object]()
+        self._in_role: dict[RoleName, Served | None] = dict.fromkeys(ROLES)
+        for name, wanted in self._role.items():
+            self._in_role[name] = None if wanted.version is None else self._in_service(wanted.version)
+        self._divide_cache()
         metrics.model.labels(self.active.version).set(1)
+
+    @property
+    def canary(self) -> Served | None:
+        """The version that answers for a share of the users."""
+        return self._in_role["canary"]
+
+    @property
+    def shadow(self) -> Served | None:
+        """The version that only compares."""
+        return self._in_role["shadow"]
 
     def choose(self, user_id: str | None, version: str | None, active: Served | None = None) -> Served:
         """What answers a request of this user (None: no stored user).
@@ -68,21 +82,20 @@ class Models:
                 if served is not None and served.version == version:
                     return served
             raise Problem(409, f"model_version {shown(version)} is not served; {active.version} is", pointer="/model_version")
-        if canary is not None and user_id is not None and _share_of(user_id, "canary") < self._settings.canary_share:
+        if canary is not None and user_id is not None and _share_of(user_id, "canary") < self._role["canary"].share:
             return canary
         return active
 
     def shadow_of(self, user_id: str) -> Served | None:
         """The version that this user's scores are compared with, None for none."""
-        if self.shadow is None or _share_of(user_id, "shadow") >= self._settings.shadow_share:
+        if self.shadow is None or _share_of(user_id, "shadow") >= self._role["shadow"].share:
             return None
         return self.shadow
 
     def forget(self, user_id: str) -> None:
         """Drop what is held about the user under every version."""
-        for served in (self.active, self.canary, self.shadow):
-            if served is not None:
-                served.users.forget(user_id)
+        for served in self._loaded():
+            served.users.forget(user_id)
 
     def listed(self) -> list[tuple[str, list[str]]]:
         """(version, its roles) of every version in the artifacts directory, oldest first."""
@@ -127,9 +140,9 @@ class Models:
             return await self._activate(version)
 
     async def follow(self) -> None:
-        """Serve what `CURRENT` names whenever another process moves it: training, another worker, an operator. Never returns.
+        """Serve what `CURRENT`, `CANARY` and `SHADOW` name whenever they are moved: by training, a worker, an operator. Never returns.
 
-        A version that is refused is logged once and tried again when `CURRENT` changes.
+        What is refused is logged once and tried again when the file says something else.
         """
         while True:
             await asyncio.sleep(self._settings.follow_current_s)
@@ -137,21 +150,56 @@ class Models:
                 try:
                     version = await asyncio.to_thread(current_version, self._settings.artifacts)
                     if version not in (self.active.version, self._refused):
-                        self._serve(await asyncio.to_thread(self._load, version))
+                        self._serve(await asyncio.to_thread(self._in_service, version))
                 except (ArtifactError, OSError) as error:
                     named = _named_in(self._settings.artifacts)
                     if named != self._refused:
                         self._metrics.model_changes.labels("refused").inc()
                         _log.error("CURRENT is not served, %s stays: %s", self.active.version, error)
                     self._refused = named
+                for name in ROLES:
+                    await self._follow_role(name)
+
+    async def _follow_role(self, name: RoleName) -> None:
+        wanted: Role | None = None
+        try:
+            wanted = await asyncio.to_thread(role, name, self._settings)
+            if wanted in (self._role[name], self._refused_role.get(name)):
+                return
+            served = None if wanted.version is None else await asyncio.to_thread(self._in_service, wanted.version)
+        except (ArtifactError, OSError, ValueError) as error:
+            refused = wanted or str(error)
+            if refused != self._refused_role.get(name):
+                self._metrics.model_changes.labels("refused").inc()
+                _log.error("%s is not followed, all stays as it was: %s", name.upper(), error)
+            self._refused_role[name] = refused
+            return
+        before, self._in_role[name], self._role[name] = self._in_role[name], served, wanted
+        self._refused_role.pop(name, None)
+        if before is not None and before not in self._loaded():
+            before.users.retire()
+        self._divide_cache()
+        _log.info("%s: %s, share of the users %.3g", name, wanted.version, wanted.share)
+
+    def _loaded(self) -> list[Served]:
+        """What answers or compares, the active version first, each once."""
+        return list(dict.fromkeys(served for served in (self.active, *self._in_role.values()) if served is not None))
+
+    def _in_service(self, version: str) -> Served:
+        """The version, loaded now unless it is already. Raises: ArtifactError."""
+        return next((served for served in self._loaded() if served.version == version), None) or self._load(version)
+
+    def _divide_cache(self) -> None:
+        loaded = self._loaded()
+        for served in loaded:
+            served.users.limit(self._settings.user_cache_bytes // len(loaded))
 
     async def _activate(self, version: str) -> Served:
         artifacts = self._settings.artifacts
         if version not in await asyncio.to_thread(versions, artifacts):
             raise Problem(404, f"no model version {shown(version)} in the artifacts directory", pointer="/version")
-        loaded = [served for served in (self.active, self.canary, self.shadow) if served is not None and served.version == version]
         try:
-            served = loaded[0] if loaded else await asyncio.to_thread(self._load, version)
+            served = await asyncio.to_thread(self._in_service, version)
             if await asyncio.to_thread(_named_in, artifacts) != version:
                 await asyncio.to_thread(activate, artifacts, version)
         except ArtifactError as error:
@@ -171,12 +219,13 @@ class Models:
         if served is self.active:
             return
         _log.info("serving %s, before %s", served.version, self.active.version)
-        if self.active not in (self.canary, self.shadow):
-            self.active.users.retire()
-        self._metrics.model.labels(self.active.version).set(0)
+        before, self.active, self._refused = self.active, served, ""
+        if before not in self._loaded():
+            before.users.retire()
+        self._divide_cache()
+        self._metrics.model.labels(before.version).set(0)
         self._metrics.model.labels(served.version).set(1)
         self._metrics.model_changes.labels("served").inc()
-        self.active, self._refused = served, ""
 
     def _load(self, version: str | None) -> Served:
         settings = self._settings
@@ -191,7 +240,7 @@ class Models:
         pace = Pace()
         warm_up(runtime, pace)
         _log.info("loaded %s in %.2f s", runtime.version, time.perf_counter() - started)
-        return Served(runtime, UserCache(runtime, settings.user_cache_bytes // self._roles, self._metrics), pace)
+        return Served(runtime, UserCache(runtime, settings.user_cache_bytes, self._metrics), pace)
 
 
 def warm_up(runtime: ScoringRuntime, pace: Pace) -> None:

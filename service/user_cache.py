@@ -74,6 +74,12 @@ class UserCache:
         """Bytes held now."""
         return self._bytes
 
+    def limit(self, max_bytes: int) -> None:
+        """Hold at most so many bytes from now on."""
+        with self._lock:
+            self._max_bytes = max_bytes
+            self._shrink()
+
     def retire(self) -> None:
         """Let go of everything and hold nothing any more: the model version answers no new request."""
         with self._lock:
@@ -91,8 +97,11 @@ class UserCache:
             self._drop(user_id)
             self._held[user_id] = (sequence.epoch, length, state)
             self._count(state.nbytes)
-            while self._bytes > self._max_bytes and self._held:
-                self._drop(next(iter(self._held)))
+            self._shrink()
+
+    def _shrink(self) -> None:
+        while self._bytes > self._max_bytes and self._held:
+            self._drop(next(iter(self._held)))
 
     def _drop(self, user_id: str) -> None:
         held = self._held.pop(user_id, None)

@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -292,6 +293,44 @@ def test_a_shadow_scores_besides_and_only_its_difference_is_kept(tiny: Tiny, tmp
         if compared == asked:
             np.testing.assert_allclose(metric("dare_shadow_difference_sum"), np.abs(moved - shadowed).mean(axis=1).sum(), rtol=1e-3)
         assert metric('dare_shadow_total{outcome="failed"}') == 0
+
+
+def test_canary_and_shadow_are_followed_as_current_is(tiny: Tiny, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    old, new = with_versions(tiny, tmp_path / "a", 1.0)
+    with serving(tmp_path / "a", tiny, follow_current_s=0.01, canary_version=new, canary_share=0.2) as server:
+
+        def moved(text: str, file: str) -> None:
+            (tmp_path / "moved").write_text(text)
+            (tmp_path / "moved").rename(tmp_path / "a" / file)
+
+        def until(text: str, file: str, roles: dict[str, list[str]]) -> None:
+            moved(text, file)
+            deadline = time.monotonic() + 30
+            while {model["version"]: model["roles"] for model in server.client.get("/v1/models").json()["models"]} != roles:
+                assert time.monotonic() < deadline
+
+        assert server.models.canary is not None and server.models.shadow is None
+        until("none", "CANARY", {old: ["active"], new: []})
+        assert {scores(server, user_id=f"someone-{i}")[0] for i in range(40)} == {old}
+        until(f"{new} 1\n", "CANARY", {old: ["active"], new: ["canary"]})
+        assert {scores(server, user_id=f"someone-{i}")[0] for i in range(40)} == {new}
+        until(f"{new} 0.5\n", "SHADOW", {old: ["active"], new: ["canary", "shadow"]})
+        canary = server.models.canary
+        assert canary is server.models.shadow, "loaded once"
+        for refused in (f"{new} 2", "nowhere 0.5", "nonsense", ""):
+            caplog.clear()
+            moved(refused, "CANARY")
+            while not caplog.messages:
+                pass
+            assert "CANARY is not followed" in caplog.text and refused.split(" ")[0] in caplog.text
+            assert server.models.canary is canary and scores(server)[0] == new, "all stays as it was"
+        until("none\n", "SHADOW", {old: ["active"], new: ["canary"]})
+        until(f"{new} 0", "CANARY", {old: ["active"], new: ["canary"]})
+        deadline = time.monotonic() + 30
+        while scores(server)[0] != old:
+            assert time.monotonic() < deadline
+        until("none", "CANARY", {old: ["active"], new: []})
+        assert canary.users.state_bytes() == 0, "whoever was prepared for it is gone"
 
 
 def test_a_canary_that_cannot_be_served_stops_the_start(tiny: Tiny) -> None:
