@@ -61,6 +61,9 @@ FEATURE_NAMES = (
     *(f"taste_{name}" for name in TASTE_FEATURES),
     *(f"popularity_{name}" for name in POPULARITY_FEATURES),
 )
+FEATURE_RUNS = (len(RELATION_FEATURES), len(RELATION_FEATURES), len(USER_FEATURES))
+"""Lengths of the runs, from the first of `FEATURE_NAMES` on, that are the same for many candidates of a request: about the item those never
+taken share theirs, about the category those of a category, about the user all."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from kernels import BehaviorRows, FeatureBins, HeadWeights, PreparedHead, RankTables, TargetRows, pool_and_score, ranking_backends
 from model.artifact import Artifact
+from model.features import FEATURE_RUNS
 
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
@@ -31,7 +32,7 @@ class Ranker:
         if artifact.config["model"]["feature_bins"]:
             bins = FeatureBins(artifact.array("feature_low"), artifact.array("feature_width"))
         self.head = HeadWeights(w1, b1, float(a[0]), w2, b2, float(a[1]), w3, float(b3[0]), bins)
-        self._prepared = PreparedHead(self.head, self.tables)
+        self._prepared = PreparedHead(self.head, self.tables, () if bins is None else FEATURE_RUNS)
         self._threads = num_threads
         self._session: Any = None
         self._backend, self._reason = self._choose(backend)

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstring>
 #include <new>
 #include <vector>
 
@@ -48,6 +49,7 @@ void rank_shares(void* context) {
     const RankCall& c = *shared.call;
     try {
         float* scratch = scratch_of(scratch_floats(c));
+        std::memset(scratch, 0, size_t(memo_flag_bytes(c)));
         for (int64_t first; (first = shared.next.fetch_add(kShare)) < c.num_targets;)
             shared.level(c, first, std::min(first + kShare, c.num_targets), scratch);
     } catch (const std::bad_alloc&) {

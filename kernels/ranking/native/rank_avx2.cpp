@@ -9,7 +9,7 @@
 
 #define TARGET __attribute__((target("avx2,fma")))
 namespace {
-constexpr int LANES = 8, MR = 6, NG = 1;
+constexpr int LANES = 8, MR = 6, NG = 1, NS = 7;
 using V = __m256;
 #define OP TARGET __attribute__((always_inline)) static inline
 
@@ -54,6 +54,11 @@ OP float vhmax(V a) {
     __m128 v = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     v = _mm_max_ps(v, _mm_movehl_ps(v, v));
     return _mm_cvtss_f32(_mm_max_ss(v, _mm_movehdup_ps(v)));
+}
+// How many of sixteen numbers are x or less.
+OP int vcount_up_to(const float* p, float x) {
+    const int low = _mm256_movemask_ps(_mm256_cmp_ps(vload(p), vset(x), _CMP_LE_OQ)), high = _mm256_movemask_ps(_mm256_cmp_ps(vload(p + 8), vset(x), _CMP_LE_OQ));
+    return __builtin_popcount(unsigned(low | high << 8));
 }
 
 #include "rank_kernel.hpp"

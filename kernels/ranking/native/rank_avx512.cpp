@@ -3,12 +3,13 @@
 #include <immintrin.h>
 
 #include <cmath>
+#include <cstring>
 
 #include "rank_call.hpp"
 
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")))
 namespace {
-constexpr int LANES = 16, MR = 8, NG = 3;
+constexpr int LANES = 16, MR = 8, NG = 3, NS = 13;
 using V = __m512;
 #define OP TARGET __attribute__((always_inline)) static inline
 
@@ -42,6 +43,8 @@ OP V vround(V a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _M
 OP V vscale(V a, V n) { return _mm512_scalef_ps(a, n); }
 OP float vsum(V a) { return _mm512_reduce_add_ps(a); }
 OP float vhmax(V a) { return _mm512_reduce_max_ps(a); }
+// How many of sixteen numbers are x or less.
+OP int vcount_up_to(const float* p, float x) { return __builtin_popcount(_mm512_cmp_ps_mask(_mm512_loadu_ps(p), vset(x), _CMP_LE_OQ)); }
 
 #include "rank_kernel.hpp"
 }  // namespace

@@ -6,7 +6,7 @@
 
 #define TARGET
 namespace {
-constexpr int LANES = 4, MR = 2, NG = 1;
+constexpr int LANES = 4, MR = 2, NG = 1, NS = 4;
 typedef float V __attribute__((vector_size(16)));
 typedef int32_t I __attribute__((vector_size(16)));
 #define OP static inline
@@ -39,6 +39,12 @@ OP V vround(V a) { return __builtin_convertvector(__builtin_convertvector(a - 0.
 OP V vscale(V a, V n) { return a * (V)((__builtin_convertvector(n, I) + 127) << 23); }
 OP float vsum(V a) { return (a[0] + a[2]) + (a[1] + a[3]); }
 OP float vhmax(V a) { a = vmax(a, V{a[2], a[3], a[0], a[1]}); return a[0] > a[1] ? a[0] : a[1]; }
+// How many of sixteen numbers are x or less.
+OP int vcount_up_to(const float* p, float x) {
+    int count = 0;
+    for (int i = 0; i < 16; ++i) count += p[i] <= x;
+    return count;
+}
 
 #include "rank_kernel.hpp"
 }  // namespace

@@ -18,6 +18,7 @@ import numpy as np
 
 from kernels import (
     BehaviorRows,
+    FeatureBins,
     HashIndex,
     HeadWeights,
     ItemBonus,
@@ -31,6 +32,7 @@ from kernels import (
     search_backends,
     search_topk,
 )
+from kernels.ranking.arguments import NO_BIN
 from kernels.ranking.bfloat16 import to_bfloat16
 from tests.kernels.features.made import NOW, compare, facts, history
 
@@ -80,6 +82,16 @@ def fuzz_lookup(rng: Random) -> None:
     np.testing.assert_array_equal(lookup_rows(wanted, index, backend="native"), lookup_rows(wanted, index, backend="reference"))
 
 
+def feature_bins(rng: Random, extra: int) -> FeatureBins:
+    """Bins between distinct edges, as quantiles are; some inputs have fewer or none."""
+    most = size(rng, 20) + 1
+    low, width = np.full((extra, most), NO_BIN), np.ones((extra, most), np.float32)
+    for e in range(extra):
+        edge = np.unique(values(rng, int(rng.integers(1, most + 2))))
+        low[e, : len(edge) - 1], width[e, : len(edge) - 1] = edge[:-1], np.maximum(np.diff(edge), 1e-30)
+    return FeatureBins(low, width)
+
+
 def fuzz_ranking(rng: Random) -> None:
     n, k, length = size(rng, 90), size(rng, 130), size(rng, 300)
     widths, extra, hidden = (size(rng, 70) for _ in range(3)), size(rng, 50), [max(1, size(rng, 70)) for _ in range(2)]
@@ -87,9 +99,12 @@ def fuzz_ranking(rng: Random) -> None:
     tables = RankTables(*(values(rng, many, width) for many, width in zip(counts, widths, strict=True)))
     if rng.random() < 0.5:
         tables = RankTables(*(to_bfloat16(table) for table in (tables.item, tables.category, tables.recency)))
-    features = 3 * tables.width + 1 + extra
+    bins = feature_bins(rng, extra) if extra and rng.random() < 0.5 else None
+    features = 3 * tables.width + 1 + extra * (1 if bins is None else 1 + bins.low_EB.shape[1])
     w1, w2 = values(rng, features, hidden[0]) / max(8, features), values(rng, *hidden) / 8
-    head = HeadWeights(w1, values(rng, hidden[0]), 0.25, w2, values(rng, hidden[1]), -0.1, values(rng, hidden[1]), 0.5)
+    head = HeadWeights(w1, values(rng, hidden[0]), 0.25, w2, values(rng, hidden[1]), -0.1, values(rng, hidden[1]), 0.5, bins)
+    runs = () if bins is None else tuple(np.diff(np.unique(rng.integers(0, extra + 1, 4))).tolist())
+    extra_NE = values(rng, n, extra)
     index = rng.integers(-1, length, (n, k)).astype(np.int32) if length else np.full((n, k), -1, np.int32)
     score = np.where(index >= 0, values(rng, n, k), np.nan).astype(np.float32)
     given = {
@@ -98,8 +113,8 @@ def fuzz_ranking(rng: Random) -> None:
         "tables": tables,
         "behavior": BehaviorRows(*(rows(rng, many, length) for many in counts)),
         "target": TargetRows(rows(rng, counts[0], n), rows(rng, counts[1], n)),
-        "extra_NE": values(rng, n, extra),
-        "head": PreparedHead(head, tables) if rng.random() < 0.5 else head,
+        "extra_NE": extra_NE if bins is None else extra_NE[rng.integers(0, n, n)] if n else extra_NE,
+        "head": PreparedHead(head, tables, runs) if rng.random() < 0.5 else head,
     }
     found = pool_and_score(**given, backend="native", num_threads=int(rng.integers(1, 4)))
     truth = pool_and_score(**given, backend="numpy")

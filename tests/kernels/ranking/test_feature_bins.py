@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kernels import FeatureBins, HeadWeights, PreparedHead, pool_and_score
+from kernels import FeatureBins, HeadWeights, PreparedHead, TargetRows, pool_and_score
 from kernels.ranking.arguments import NO_BIN
 
 Problem = Callable[..., dict[str, Any]]
@@ -71,6 +71,44 @@ def test_a_prepared_head_holds_the_bins(backend: str, problem: Problem) -> None:
     assert prepared.num_extra == 7 and prepared.nbytes > PreparedHead(problem(1, 1, 1, 7)["head"], problem(1, 1, 1, 7)["tables"]).nbytes
     threads = pool_and_score(**arguments | {"head": prepared}, backend=backend, num_threads=2)[0]
     np.testing.assert_array_equal(threads, bare)
+
+
+@pytest.mark.parametrize("runs", [(1,), (3, 2, 2), (7,), (2, 20)])
+def test_shared_runs_are_remembered_exactly(backend: str, problem: Problem, runs: tuple[int, ...]) -> None:
+    """Values of a run that come again, next to each other, apart, in part only, and more different ones than are remembered."""
+    arguments = binned(problem, 400, 22, 4)
+    rng = np.random.default_rng(5)
+    value = arguments["extra_NE"]
+    few = value[rng.integers(0, 9, 400)]
+    arguments["extra_NE"] = np.where(rng.random((400, 1)) < 0.5, few, value)
+    arguments["extra_NE"][:, : runs[0]] = few[:, : runs[0]]
+    alone, shared = (PreparedHead(arguments["head"], arguments["tables"], lengths) for lengths in ((), runs))
+    one_by_one = [
+        pool_and_score(
+            **arguments
+            | {name: arguments[name][n : n + 1] for name in ("index_NK", "score_NK", "extra_NE")}
+            | {"head": shared, "target": TargetRows(arguments["target"].item_N[n : n + 1], arguments["target"].category_N[n : n + 1])},
+            backend=backend,
+        )[0][0]
+        for n in range(0, 400, 50)
+    ]
+    found = pool_and_score(**arguments | {"head": shared}, backend=backend)[0]
+    np.testing.assert_allclose(found, pool_and_score(**arguments | {"head": alone}, backend=backend)[0], rtol=0, atol=5e-6)
+    np.testing.assert_allclose(found, pool_and_score(**arguments, backend="reference")[0], rtol=0, atol=1e-5)
+    if backend == "native":
+        np.testing.assert_array_equal(found[::50], one_by_one)
+    for threads in (2, 3):
+        given = arguments | {"head": shared}
+        np.testing.assert_array_equal(pool_and_score(**given, backend=backend, num_threads=threads)[0], found)
+
+
+@pytest.mark.parametrize("runs", [(0, 2), (-1,), (3, 5)])
+def test_impossible_runs_are_refused(problem: Problem, runs: tuple[int, ...]) -> None:
+    arguments = binned(problem, 3, 7, 3)
+    with pytest.raises(ValueError, match="runs must be lengths"):
+        PreparedHead(arguments["head"], arguments["tables"], runs)
+    with pytest.raises(ValueError, match="runs must be lengths"):
+        PreparedHead(problem(1, 1, 1, 7)["head"], problem(1, 1, 1, 7)["tables"], (2,))
 
 
 def test_impossible_bins_are_refused(problem: Problem) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from kernels import BehaviorRows, PreparedHead, TargetRows, attention_weight, pool_and_score
+from kernels.ranking import prepared_head
 
 Problem = Callable[..., dict[str, Any]]
 
@@ -131,3 +132,14 @@ def test_weights_sum_to_one_over_the_kept_and_are_zero_elsewhere() -> None:
     index = np.array([[3, 1, -1], [-1, -1, -1]], np.int32)
     weight = attention_weight(index, np.array([[0.0, np.log(3.0), 9.0], [1, np.nan, np.inf]], np.float32))
     np.testing.assert_allclose(weight, [[0.25, 0.75, 0], [0, 0, 0]], atol=1e-6)
+
+
+def test_categories_too_many_to_be_looked_up_are_inputs(backend: str, problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = problem(70, 20, 100, 5)
+    folded = PreparedHead(given["head"], given["tables"])
+    monkeypatch.setattr(prepared_head, "MOST_FOLDED_BYTES", 0)
+    plain = PreparedHead(given["head"], given["tables"])
+    assert folded.category_CH is not None and plain.category_CH is None
+    found, expected = (pool_and_score(**given | {"head": head}, backend=backend)[0] for head in (plain, folded))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(found, pool_and_score(**given, backend="reference")[0], rtol=0, atol=2e-6)
