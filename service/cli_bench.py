@@ -70,6 +70,22 @@ def bench_serve(
     bench_serve(artifacts, length, candidates, seconds, rounds, connections, as_json, litserve, *parts)
 
 
+@bench_app.command("store")
+def bench_store(
+    store: Annotated[str, typer.Option("--store", help="redis://HOST:PORT/DB; what is written is erased", show_default=False)],
+    artifacts: Artifacts = Path("artifacts"),
+    lengths: Annotated[str, typer.Option("--lengths", help="behaviors of a user, 1..100000")] = "2000,100000",
+    users: Annotated[str, typer.Option("--users", help="users of a request, 1..64; several are a score:batch")] = "1,16",
+    candidates: Annotated[int, typer.Option("--candidates", min=1, max=4096, help="candidates for each user")] = 512,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="requests that are measured, each after a new behavior")] = 200,
+    as_json: Json = False,
+) -> None:
+    """What a shared store costs a request that comes after one new behavior of each of its users."""
+    from service.commands.bench_store import bench_store
+
+    bench_store(artifacts, store, _integers("--lengths", lengths, 100_000), _integers("--users", users, 64), candidates, rounds, as_json)
+
+
 def _integers(option: str, text: str, most: int) -> list[int]:
     values = [part.strip() for part in text.split(",") if part.strip()]
     if not all(part.isdecimal() and 1 <= int(part) <= most for part in values):

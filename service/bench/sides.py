@@ -77,9 +77,9 @@ class Side:
         """A new connection."""
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
 
-    def post(self, connection: http.client.HTTPConnection, body: bytes) -> tuple[bytes, str]:
+    def post(self, connection: http.client.HTTPConnection, body: bytes, path: str = "/v1/score") -> tuple[bytes, str]:
         """One request's answer and its stage times. Raises: RuntimeError for an answer other than 200."""
-        connection.request("POST", "/v1/score", body, {"Content-Type": "application/json"})
+        connection.request("POST", path, body, {"Content-Type": "application/json"})
         response = connection.getresponse()
         content = response.read()
         if response.status != 200:
