@@ -1,4 +1,4 @@
-"""Search and ranking on a GPU side by side with torch, faiss and cuVS, where each is installed: `run(device)`, then `report(...)`.
+"""Search and ranking on a GPU side by side with what else is installed: `run(device)`, then `report(...)`, or `python -m kernels.gpu`.
 
 Nothing is timed before its answers equal a float64 reference. On the CPU the kernels are interpreted: the path is the same, the times say
 nothing, and the report says so.
@@ -16,10 +16,11 @@ import triton
 from torch import Tensor
 
 from kernels import gpu
-from kernels.gpu import rivals
+from kernels.gpu import rivals, roofline
 from kernels.gpu.keys import RaggedKeys, ragged_keys
 from kernels.gpu.ranking import DeviceBehaviors, DeviceHead, DeviceTables, DeviceTargets, RankWorkspace, pool_and_score
-from kernels.gpu.search import SearchWorkspace, search_topk
+from kernels.gpu.roofline import Ceilings
+from kernels.gpu.search import SearchWorkspace, search_launches, search_topk
 from kernels.gpu.timing import eager_us, graph_us, spread
 
 CATEGORIES = 300
@@ -123,31 +124,42 @@ def gate(name: str, problem: Problem, found: tuple[Tensor, Tensor], key_MA: Tens
                 raise SystemExit(f"{name}, {shape}: a kept score is {error:.2g} off the reference; nothing was timed")
 
 
-def ours(problem: Problem, dtype: torch.dtype) -> tuple[Callable[[], tuple[Tensor, Tensor]], RaggedKeys]:
-    """Search over keys prepared in `dtype` as a callable, with those keys. Whole numbers are kept whole in int8."""
+def ours(
+    problem: Problem, dtype: torch.dtype, shared: SearchWorkspace | None = None
+) -> tuple[Callable[[], tuple[Tensor, Tensor]], RaggedKeys, SearchWorkspace, Callable[[], None]]:
+    """Search over keys prepared in `dtype` as a callable, those keys, the workspace (`shared` between inputs, as a service has it), and
+    pass 1 alone."""
     shape = problem.shape
     keys = ragged_keys(problem.key_MA, [shape.length] * shape.users, dtype)
-    workspace = SearchWorkspace(keys, len(problem.target_TA), shape.kept, most_targets=shape.targets)
+    workspace = shared or SearchWorkspace(keys, len(problem.target_TA), shape.kept, most_targets=shape.targets)
     terms: dict[str, Any] = {"bias_M": problem.bias_M, "category_M": problem.category_M, "category_score_TC": problem.category_score_TC}
-    return lambda: search_topk(problem.target_TA, problem.target_start_U1, keys, workspace, **terms), keys
+    given = (problem.target_TA, problem.target_start_U1, keys, workspace)
+    return lambda: search_topk(*given, **terms), keys, workspace, search_launches(*given, **terms)[0].run
 
 
-def measure_search(shape: GpuShape, device: torch.device, repeats: int, inputs: int) -> list[dict[str, Any]]:
-    """Gate and time every entrant at one shape."""
+def measure_search(shape: GpuShape, device: torch.device, repeats: int, inputs: int, most: Ceilings | None) -> list[dict[str, Any]]:
+    """Gate and time every entrant at one shape; ours with the least time that `most` allows."""
     whole, given = problems(shape, 1, device, integers=True)[0], problems(shape, inputs, device)
     rows = []
     for dtype in _FORMATS:
         name = f"triton {str(dtype).removeprefix('torch.')} keys"
         if dtype != torch.int8:
             # Rounding -2..2 to multiples of 2 / 127 makes them no whole numbers any more.
-            call, keys = ours(whole, dtype)
+            call, keys, _, _ = ours(whole, dtype)
             gate(name, whole, call(), keys.dequantised(), same_order=True)
-        calls = []
+        calls, firsts, workspace = [], [], None
         for one in given:
-            call, keys = ours(one, dtype)
+            call, keys, workspace, first = ours(one, dtype, workspace)
             gate(name, one, call(), keys.dequantised(), same_order=False)
             calls.append(call)
-        rows += _rows("search", shape, name, calls, repeats, device, capturable=True)
+            firsts.append(first)
+        moved = shape.users * (shape.length * shape.width * dtype.itemsize + shape.targets * (4 * shape.width + 8 * shape.kept))
+        operations = 2 * shape.users * shape.targets * shape.length * shape.width
+        floor = most.floor_us(operations, moved, matrix_unit=True) if most else None
+        rows += _rows("search", shape, name, calls, repeats, device, capturable=True, floor=floor)
+        if device.type == "cuda":
+            row = {"operation": "search", "shape": str(shape), "entrant": name, "mode": "pass 1"}
+            rows.append({**row, **spread(graph_us(firsts, repeats, device))})
     for name, rival in rivals.search_rivals(shape.bias, shape.category, shape.users, device).items():
         if isinstance(rival, str):
             rows.append({"operation": "search", "shape": str(shape), "entrant": name, "left_out": rival})
@@ -159,8 +171,11 @@ def measure_search(shape: GpuShape, device: torch.device, repeats: int, inputs: 
     return rows
 
 
-def measure_ranking(targets: int, kept: int, device: torch.device, repeats: int, inputs: int) -> list[dict[str, Any]]:
-    """Gate and time stage 2, tables of 64 + 32 + 32 in float32 and bfloat16, against torch's gather of every kept row."""
+def measure_ranking(
+    targets: int, kept: int, device: torch.device, repeats: int, inputs: int, most: Ceilings | None
+) -> list[dict[str, Any]]:
+    """Gate and time stage 2, tables of 64 + 32 + 32 in float32 and bfloat16, against torch's gather of every kept row; ours with the least
+    time that `most` allows."""
     generator = torch.Generator().manual_seed(0)
     widths, counts, length, hidden = (64, 32, 32), (100_000 if device.type == "cuda" else 1_000, 300, 64), 10_000, (200, 80)
 
@@ -177,6 +192,7 @@ def measure_ranking(targets: int, kept: int, device: torch.device, repeats: int,
     )  # fmt: skip
     wide = DeviceTables(*(values(many, width, std=0.3) for many, width in zip(counts, widths, strict=True)))
     narrow = DeviceTables(*(getattr(wide, name).bfloat16() for name in ("item", "category", "recency")))
+    workspace = RankWorkspace(targets, head)
     found: list[dict[str, Any]] = []
     calls: dict[str, list[Callable[[], Any]]] = {"triton float32 tables": [], "triton bfloat16 tables": [], "torch float32 tables": []}
     for _ in range(inputs):
@@ -187,14 +203,18 @@ def measure_ranking(targets: int, kept: int, device: torch.device, repeats: int,
         target = DeviceTargets(rows(counts[0], targets), rows(counts[1], targets), whole)
         extra = values(targets, 0)
         for name, tables in (("triton float32 tables", wide), ("triton bfloat16 tables", narrow)):
-            call = _call(pool_and_score, index, score, tables, behavior, target, extra, head, RankWorkspace(targets, head))
+            call = _call(pool_and_score, index, score, tables, behavior, target, extra, head, workspace)
             _ranking_gate(name, call()[0], rivals.torch_ranking(index, score, tables, behavior, target, head, torch.float64))
             calls[name].append(call)
         plain = _call(rivals.torch_ranking, index, score, wide, behavior, target, head, torch.float32)
         _ranking_gate("torch float32 tables", plain(), rivals.torch_ranking(index, score, wide, behavior, target, head, torch.float64))
         calls["torch float32 tables"].append(plain)
+    operations = 2 * targets * (features * hidden[0] + hidden[0] * hidden[1])
     for name, each in calls.items():
-        found += _rows("ranking", f"{targets} x K {kept}, R {sum(widths)}", name, each, repeats, device, capturable=True)
+        # A behavior's row once, however many targets keep it.
+        moved = min(targets * kept, length) * sum(widths) * (2 if "bfloat16" in name else 4) + 4 * (head.w1.numel() + head.w2.numel())
+        floor = most.floor_us(operations, moved, matrix_unit=False) if most and name.startswith("triton") else None
+        found += _rows("ranking", f"{targets} x K {kept}, R {sum(widths)}", name, each, repeats, device, capturable=True, floor=floor)
     return found
 
 
@@ -215,16 +235,19 @@ def run(
     if (where.type == "cpu") != interpreted:
         raise RuntimeError(f"device {device!r} does not go with TRITON_INTERPRET={int(interpreted)}: a CPU needs 1, a CUDA device 0")
     rows: list[dict[str, Any]] = []
+    most = roofline.ceilings(where) if where.type == "cuda" else None
     for shape in grid:
-        rows += measure_search(shape, where, repeats, inputs)
+        rows += measure_search(shape, where, repeats, inputs, most)
     for targets, kept in ranking:
-        rows += measure_ranking(targets, kept, where, repeats, inputs)
+        rows += measure_ranking(targets, kept, where, repeats, inputs, most)
     return {
         "device": torch.cuda.get_device_name(where) if where.type == "cuda" else f"{platform.machine()} CPU, Triton interpreted",
         "interpreted": interpreted,
         "torch": str(torch.__version__),
         "triton": triton.__version__,
         "cuda": torch.version.cuda,
+        "driver": roofline.driver() if where.type == "cuda" else None,
+        "ceilings": most and asdict(most),
         "grid": [asdict(shape) for shape in grid],
         "repeats": repeats,
         "inputs": inputs,
@@ -233,8 +256,14 @@ def run(
 
 
 def report(found: Mapping[str, Any]) -> str:
-    """The rows as a table; an entrant's last column is how many times faster than torch's eager call it is."""
+    """The rows as a table: times, times as fast as torch's eager call, and the share that the device would take at least."""
     lines = [f"{found['device']}, torch {found['torch']}, triton {found['triton']}, {found['repeats']} rounds of {found['inputs']} inputs"]
+    if found["ceilings"]:
+        copy, half, full = (1e-12 * found["ceilings"][name] for name in ("copy_bytes", "bfloat16_operations", "float32_operations"))
+        lines.append(
+            f"driver {found['driver']}, CUDA {found['cuda']}; measured: copy {copy:.2f} TB/s, products {half:.0f} (bfloat16) and "
+            f"{full:.0f} (float32) TFLOP/s\nfloor: operations (search: bfloat16, ranking: float32) or bytes at these rates, as a share"
+        )
     if found["interpreted"]:
         lines.append("Triton was interpreted on a CPU: these times say nothing about a GPU.")
     first: dict[tuple[str, str], float] = {}
@@ -245,23 +274,28 @@ def report(found: Mapping[str, Any]) -> str:
     for row in found["rows"]:
         place = (row["operation"], row["shape"])
         if place != shown:
-            lines.append(f"\n{row['operation']}: {row['shape']}\n{'':28}{'':8}{'median us':>11}{'p10':>9}{'p90':>9}{'x torch':>9}")
+            lines.append(
+                f"\n{row['operation']}: {row['shape']}\n{'':28}{'':8}{'median us':>11}{'p10':>9}{'p90':>9}{'x torch':>9}{'floor':>8}"
+            )
             shown = place
         if "left_out" in row:
             lines.append(f"{row['entrant']:28}left out: {row['left_out']}")
             continue
         ratio = f"{first[place] / row['median_us']:9.2f}" if place in first else f"{'-':>9}"
-        lines.append(f"{row['entrant']:28}{row['mode']:8}{row['median_us']:11.1f}{row['p10_us']:9.1f}{row['p90_us']:9.1f}{ratio}")
+        floor = f"{row['floor_us'] / row['median_us']:8.0%}" if row.get("floor_us") else ""
+        lines.append(f"{row['entrant']:28}{row['mode']:8}{row['median_us']:11.1f}{row['p10_us']:9.1f}{row['p90_us']:9.1f}{ratio}{floor}")
     return "\n".join(lines)
 
 
 def _rows(
-    operation: str, shape: object, name: str, calls: Sequence[Callable[[], object]], repeats: int, device: torch.device, *, capturable: bool
-) -> list[dict[str, Any]]:
+    operation: str, shape: object, name: str, calls: Sequence[Callable[[], object]], repeats: int, device: torch.device, *,
+    capturable: bool, floor: float | None = None,
+) -> list[dict[str, Any]]:  # fmt: skip
     modes = {"eager": eager_us(calls, repeats, device)}
     if capturable and device.type == "cuda":
         modes["graph"] = graph_us(calls, repeats, device)
-    return [{"operation": operation, "shape": str(shape), "entrant": name, "mode": mode, **spread(us)} for mode, us in modes.items()]
+    row = {"operation": operation, "shape": str(shape), "entrant": name}
+    return [{**row, "mode": mode, **spread(us), **({"floor_us": floor} if floor else {})} for mode, us in modes.items()]
 
 
 def _call(function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:

@@ -8,13 +8,16 @@ import torch
 import triton
 from torch import Tensor
 
+from kernels.gpu.head import DeviceHead, check_head, head_launches
 from kernels.gpu.keys import tensor
-from kernels.gpu.launch import Launch
+from kernels.gpu.launch import Launch, starts_early
 from kernels.gpu.ranking_kernels import pool_kernel
 from kernels.gpu.search import MAX_KEPT
 
 MAX_TABLE_WIDTH = 512
 MAX_EXTRA = 1024
+
+__all__ = ["DeviceBehaviors", "DeviceHead", "DeviceTables", "DeviceTargets", "RankWorkspace", "pool_and_score"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,20 +65,6 @@ class DeviceTargets:
     start_U1: Tensor
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class DeviceHead:
-    """`kernels.HeadWeights` as float32 tensors: F = 3R + 1 + E inputs. The PReLU slopes and `b3` are numbers, fixed in a captured graph."""
-
-    w1: Tensor
-    b1: Tensor
-    a1: float
-    w2: Tensor
-    b2: Tensor
-    a2: float
-    w3: Tensor
-    b3: float
-
-
 class RankWorkspace:
     """Every buffer of `pool_and_score` for T targets, at most `most_targets` of one user; the next call overwrites its answers."""
 
@@ -85,9 +74,11 @@ class RankWorkspace:
             raise ValueError(f"most_targets must be in 0..{num_targets}, got {most_targets}")
         self.num_targets, self.most_targets = num_targets, most_targets
         features, hidden = head.w1.shape
-        # Rows that start on 16 bytes.
-        self.features_TF = head.w1.new_empty(num_targets, triton.cdiv(features, 4) * 4)
-        self.hidden_1, self.hidden_2 = head.w1.new_empty(num_targets, hidden), head.w1.new_empty(num_targets, head.w2.shape[1])
+        # Rows of a multiple of 16, which Triton specialises on: it then loads 16 bytes at a time.
+        self.features_TF, self.hidden = (
+            head.w1.new_empty(num_targets, triton.cdiv(features, 16) * 16),
+            head.w1.new_empty(num_targets, hidden),
+        )
         self.click_probability_T, self.mass_T = head.w1.new_empty(num_targets), head.w1.new_empty(num_targets)
 
 
@@ -101,26 +92,19 @@ def pool_and_score(
     head: DeviceHead,
     workspace: RankWorkspace,
 ) -> tuple[Tensor, Tensor]:
-    """Click probability of each target from its kept behaviors (DARE equations 3 to 6): one kernel, then the head's matrix products.
+    """Click probability of each target from its kept behaviors (DARE equations 3 to 6): three launches.
 
     Args:
         index_TK: int32 [T, K] positions in the user's own history, -1 for none. score_TK: float32 [T, K], never read where none.
         extra_TE: float32 [T, E], finite. Rows in `behavior` and `target` must exist in the tables: checking would wait for the device.
         workspace: made for T and this head.
     Returns: click probability float32 [T] and mass float32 [T], both the workspace's; with none kept h = 0 and mass = 0.
-    Raises: ValueError naming the argument and the value; RuntimeError where torch is set to round products of float32.
+    Raises: ValueError naming the argument and the value.
     """
-    precision = torch.get_float32_matmul_precision()
-    if precision != "highest":
-        raise RuntimeError(f"the head needs products in float32, but torch's float32 matmul precision is {precision!r}, not 'highest'")
     w = workspace
     pool_launch(index_TK, score_TK, tables, behavior, target, extra_TE, head, w).run()
-    torch.addmm(head.b1, w.features_TF[:, : len(head.w1)], head.w1, out=w.hidden_1)
-    torch.nn.functional.leaky_relu_(w.hidden_1, head.a1)
-    torch.addmm(head.b2, w.hidden_1, head.w2, out=w.hidden_2)
-    torch.nn.functional.leaky_relu_(w.hidden_2, head.a2)
-    torch.mv(w.hidden_2, head.w3, out=w.click_probability_T)
-    w.click_probability_T.add_(head.b3).sigmoid_()
+    for launch in head_launches(head, w.features_TF, w.hidden, w.click_probability_T):
+        launch.run()
     return w.click_probability_T, w.mass_T
 
 
@@ -155,17 +139,14 @@ def pool_launch(
     if extra > MAX_EXTRA:
         raise ValueError(f"extra_TE must be at most {MAX_EXTRA} wide, got {extra}")
     features = 3 * tables.width + 1 + extra
-    tensor("head.w1", head.w1, torch.float32, (features, None), device)
-    hidden = head.w1.shape[1]
-    tensor("head.b1", head.b1, torch.float32, (hidden,), device)
-    tensor("head.w2", head.w2, torch.float32, (hidden, None), device)
-    tensor("head.b2", head.b2, torch.float32, (head.w2.shape[1],), device)
-    tensor("head.w3", head.w3, torch.float32, (head.w2.shape[1],), device)
-    made_for, given = (tuple(each.shape) for each in (w.hidden_1, w.hidden_2)), ((targets, hidden), (targets, head.w2.shape[1]))
-    if tuple(made_for) != given or w.features_TF.shape[1] != triton.cdiv(features, 4) * 4:
-        raise ValueError(f"the workspace is for another head than one of {features}, {hidden} and {head.w2.shape[1]} inputs")
+    check_head(head, features, device)
+    if tuple(w.hidden.shape) != (targets, head.w1.shape[1]) or w.features_TF.shape[1] != triton.cdiv(features, 16) * 16:
+        raise ValueError(f"the workspace is for another head than one of {features} and {head.w1.shape[1]} inputs")
     widths = {"RI": tables.item.shape[1], "RC": tables.category.shape[1], "RP": tables.recency.shape[1]}
     padded = {f"{name}_PAD": max(4, triton.next_power_of_2(width)) for name, width in widths.items()}
+    # Rows gathered at a time: 128 numbers of all tables a thread.
+    warps = 1 if sum(padded.values()) <= 128 else 4
+    chunk = max(8, min(64, triton.next_power_of_2(4096 * warps // sum(padded.values()) + 1) // 2))
     return Launch(
         pool_kernel,
         (w.most_targets, users),
@@ -191,11 +172,11 @@ def pool_launch(
         },
         {
             "K_PAD": max(16, triton.next_power_of_2(k)),
-            # Rows gathered at a time: at most 4,096 numbers of the widest table, 32 registers of 128 threads.
-            "CHUNK": max(8, min(32, 4096 // max(padded.values()))),
+            "CHUNK": chunk,
             **widths,
             **padded,
             "E_PAD": max(4, triton.next_power_of_2(max(1, extra))),
+            "EARLY": starts_early(device),
         },
-        {"num_warps": 4, "enable_fp_fusion": False},
+        {"num_warps": warps, "enable_fp_fusion": False},
     )

@@ -6,12 +6,11 @@ import triton.language as tl
 
 
 @triton.jit
-def _weighted(table, rows, row_live, weight, WIDTH: tl.constexpr, PAD: tl.constexpr):
-    """The sum of weight * table row over the rows: [PAD]."""
+def _rows(table, rows, row_live, WIDTH: tl.constexpr, PAD: tl.constexpr):
+    """Table rows as they are stored: [rows, PAD]."""
     column = tl.arange(0, PAD)
     place = rows.to(tl.int64)[:, None] * WIDTH + column[None, :]
-    value = tl.load(table + place, mask=row_live[:, None] & (column < WIDTH)[None, :], other=0.0)
-    return tl.sum(value.to(tl.float32) * weight[:, None], axis=0)
+    return tl.load(table + place, mask=row_live[:, None] & (column < WIDTH)[None, :], other=0.0)
 
 
 @triton.jit
@@ -30,9 +29,11 @@ def pool_kernel(
     index, score, item, category, recency, behavior_item, behavior_category, behavior_recency, behavior_start, target_start,
     target_item, target_category, extra, features, mass, k, extra_width, feature_stride,
     K_PAD: tl.constexpr, CHUNK: tl.constexpr, RI: tl.constexpr, RI_PAD: tl.constexpr, RC: tl.constexpr, RC_PAD: tl.constexpr,
-    RP: tl.constexpr, RP_PAD: tl.constexpr, E_PAD: tl.constexpr,
+    RP: tl.constexpr, RP_PAD: tl.constexpr, E_PAD: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """x = [u ; h ; u * h ; mass ; extra] of one target a program. Grid: (targets of a user, users)."""
+    if EARLY:
+        tl.extra.cuda.gdc_launch_dependents()
     n, user = tl.program_id(0), tl.program_id(1)
     if n >= tl.load(target_start + user + 1) - tl.load(target_start + user):
         return
@@ -60,9 +61,14 @@ def pool_kernel(
         weight = tl.exp(tl.load(score + at + part, mask=live, other=float("-inf")) - best) / total
         weight = tl.where(live, weight, 0.0)
         row = first + j
-        interest_item += _weighted(item, tl.load(behavior_item + row, mask=live, other=0), live, weight, RI, RI_PAD)
-        interest_category += _weighted(category, tl.load(behavior_category + row, mask=live, other=0), live, weight, RC, RC_PAD)
-        interest_recency += _weighted(recency, tl.load(behavior_recency + row, mask=live, other=0), live, weight, RP, RP_PAD)
+        rows_item = _rows(item, tl.load(behavior_item + row, mask=live, other=0), live, RI, RI_PAD)
+        rows_category = _rows(category, tl.load(behavior_category + row, mask=live, other=0), live, RC, RC_PAD)
+        rows_recency = _rows(recency, tl.load(behavior_recency + row, mask=live, other=0), live, RP, RP_PAD)
+        # All loads are under way before the first is waited for: the compiler moves none past a barrier.
+        tl.debug_barrier()
+        interest_item += tl.sum(rows_item.to(tl.float32) * weight[:, None], axis=0)
+        interest_category += tl.sum(rows_category.to(tl.float32) * weight[:, None], axis=0)
+        interest_recency += tl.sum(rows_recency.to(tl.float32) * weight[:, None], axis=0)
     R: tl.constexpr = RI + RC + RP
     _write(item, tl.load(target_item + t), interest_item, features, 0, R, RI, RI_PAD)
     _write(category, tl.load(target_category + t), interest_category, features, RI, R, RC, RC_PAD)

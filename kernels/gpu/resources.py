@@ -21,10 +21,11 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from kernels.gpu.head import head_launches
 from kernels.gpu.keys import KEY_DTYPES, RaggedKeys
 from kernels.gpu.launch import Launch
 from kernels.gpu.ranking import DeviceBehaviors, DeviceHead, DeviceTables, DeviceTargets, RankWorkspace, pool_launch
-from kernels.gpu.search import SameItemBonus, SearchWorkspace, search_launches
+from kernels.gpu.search import SameItemBonus, SearchTiling, SearchWorkspace, search_launches
 
 ARCHITECTURES = (80, 90, 100)
 _POINTER = {
@@ -63,6 +64,8 @@ class Resources:
 def compiled(launch: Launch, architecture: int) -> Any:
     """The kernel of `launch` compiled for sm_`architecture`; pointers are taken to be aligned to 16 bytes, as torch allocates them."""
     arguments = {**launch.arguments, **launch.constants}
+    if "EARLY" in arguments:
+        arguments["EARLY"] = architecture >= 90
     signature, constants, attributes = {}, {}, {}
     free = set(launch.kernel.do_not_specialize)
     for place, name in enumerate(launch.kernel.arg_names):
@@ -106,14 +109,23 @@ def resources(case: str, launch: Launch, architecture: int) -> Resources:
 
 
 def search_case(
-    dtype: torch.dtype, width: int, targets: int, length: int, k: int, *, everything: bool = False, users: int = 1
+    dtype: torch.dtype,
+    width: int,
+    targets: int,
+    length: int,
+    k: int,
+    *,
+    everything: bool = False,
+    users: int = 1,
+    generation: int = 9,
 ) -> list[Launch]:
     """The launches of one search on tensors without memory; `everything` adds bias, mask, category scores and bonus."""
     with torch.device("meta"):
         rows = users * length
         start = torch.empty(users + 1, dtype=torch.int32)
         keys = RaggedKeys(torch.empty(rows, width, dtype=dtype), start, length, torch.empty(users, width) if dtype == torch.int8 else None)
-        workspace = SearchWorkspace(keys, users * targets, k, most_targets=targets)
+        tiling = SearchTiling.choose(width, dtype, k, users * targets, targets, length, generation)
+        workspace = SearchWorkspace(keys, users * targets, k, most_targets=targets, tiling=tiling)
         target = torch.empty(users * targets, width)
         if not everything:
             return search_launches(target, start, keys, workspace)
@@ -123,8 +135,8 @@ def search_case(
         return search_launches(target, start, keys, workspace, bias, valid, integers, torch.empty(users * targets, 300), bonus)
 
 
-def pool_case(dtype: torch.dtype, widths: tuple[int, int, int], targets: int, k: int) -> Launch:
-    """The launch of one pooling on tensors without memory."""
+def rank_case(dtype: torch.dtype, widths: tuple[int, int, int], targets: int, k: int) -> list[Launch]:
+    """The launches of one ranking on tensors without memory."""
     with torch.device("meta"):
         integers = torch.empty(10_000, dtype=torch.int32)
         mine, start = torch.empty(targets, dtype=torch.int32), torch.empty(2, dtype=torch.int32)
@@ -137,23 +149,26 @@ def pool_case(dtype: torch.dtype, widths: tuple[int, int, int], targets: int, k:
         index, score = torch.empty(targets, k, dtype=torch.int32), torch.empty(targets, k)
         behavior = DeviceBehaviors(integers, integers, integers, start)
         workspace = RankWorkspace(targets, head)
-        return pool_launch(index, score, tables, behavior, DeviceTargets(mine, mine, start), extra, head, workspace)
+        pool = pool_launch(index, score, tables, behavior, DeviceTargets(mine, mine, start), extra, head, workspace)
+        return [pool, *head_launches(head, workspace.features_TF, workspace.hidden, workspace.click_probability_T)]
 
 
-def cases() -> Iterator[tuple[str, Launch]]:
-    """Every launch worth compiling, with its name."""
+def cases(architecture: int) -> Iterator[tuple[str, Launch]]:
+    """Every launch worth compiling for an architecture, with its name."""
+    generation = architecture // 10
     for dtype in _POINTER:
         name = str(dtype).removeprefix("torch.")
         if dtype in (torch.float32, torch.bfloat16):
             for widths in ((16, 16, 16), (64, 32, 32), (512, 64, 64)):
-                yield f"{name} R={sum(widths)} K=50", pool_case(dtype, widths, 512, 50)
+                for launch in rank_case(dtype, widths, 512, 50):
+                    yield f"{name} R={sum(widths)} K=50", launch
         if dtype not in KEY_DTYPES:
             continue
         for width, everything in ((16, False), (16, True), (64, False), (64, True), (256, False), (256, True)):
-            for launch in search_case(dtype, width, 512, 10_000, 50, everything=everything):
+            for launch in search_case(dtype, width, 512, 10_000, 50, everything=everything, generation=generation):
                 yield f"{name} A={width} K=50{' all terms' if everything else ''}", launch
     for width, targets, k in ((16, 1000, 100), (16, 1000, 512), (100, 1000, 128), (16, 1, 50)):
-        for launch in search_case(torch.bfloat16, width, targets, 100_000, k):
+        for launch in search_case(torch.bfloat16, width, targets, 100_000, k, generation=generation):
             yield f"bfloat16 A={width} K={k} N={targets}", launch
 
 
@@ -163,7 +178,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--architecture", type=int, action="append", choices=ARCHITECTURES)
     asked = parser.parse_args()
-    found = [resources(name, launch, sm) for sm in asked.architecture or ARCHITECTURES for name, launch in cases()]
+    found = [resources(name, launch, sm) for sm in asked.architecture or ARCHITECTURES for name, launch in cases(sm)]
     if asked.json:
         json.dump([{**asdict(one), "blocks_per_sm": one.blocks_per_sm} for one in found], sys.stdout)
         return

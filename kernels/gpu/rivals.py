@@ -1,13 +1,15 @@
-"""What a user would run instead on a GPU: torch, faiss, cuVS, each where it is installed and able."""
+"""What a user would run instead on a GPU: torch, JAX, CuPy, faiss, cuVS, each where it is installed and able."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 from kernels.gpu.ranking import DeviceBehaviors, DeviceHead, DeviceTables, DeviceTargets
 
@@ -28,7 +30,9 @@ def search_rivals(bias: bool, category: bool, users: int, device: torch.device) 
     on_cpu = None if device.type == "cuda" else "needs a CUDA device"
     return {
         "torch matmul + topk": Rival(_torch_search, capturable=True),
-        "torch matmul + RAFT select_k": on_cpu or _missing("pylibraft.matrix") or Rival(_select_k, capturable=False),
+        "torch matmul + topk of maxima": Rival(_torch_two_level, capturable=True),
+        "JAX matmul + top_k": plain or on_cpu or _missing("jax") or Rival(_jax, capturable=False),
+        "CuPy matmul + argpartition": plain or on_cpu or _missing("cupy") or Rival(_cupy, capturable=False),
         "faiss knn_gpu": plain or on_cpu or _no_faiss_gpu() or Rival(_faiss, capturable=False),
         "cuVS brute_force": plain or on_cpu or _missing("cuvs.neighbors") or Rival(_cuvs, capturable=False),
     }
@@ -78,16 +82,51 @@ def _torch_search(problem: Any) -> Callable[[], Found]:
     return call
 
 
-def _select_k(problem: Any) -> Callable[[], Found]:
-    from pylibraft.matrix import select_k
-
-    rows, kept = len(problem.target_TA), min(problem.shape.kept, problem.shape.length)
-    value = torch.empty(rows, kept, device=problem.key_MA.device)
-    index = torch.empty(rows, kept, dtype=torch.int64, device=problem.key_MA.device)
+def _torch_two_level(problem: Any) -> Callable[[], Found]:
+    """The maxima of groups first: the k best scores lie in the k groups with the largest."""
+    shape = problem.shape
+    kept = min(shape.kept, shape.length)
+    size = max(n for n in range(1, 65) if shape.length % n == 0 and (n == 1 or shape.length // n >= 2 * kept))
 
     def call() -> Found:
-        select_k(_scores(problem).flatten(0, 1), distances=value, indices=index, select_min=False)
-        return index, value
+        group = _scores(problem).flatten(0, 1).view(-1, shape.length // size, size)
+        best = group.amax(2).topk(kept, sorted=False).indices
+        value, place = group.gather(1, best[:, :, None].expand(-1, -1, size)).flatten(1).topk(kept)
+        return best.gather(1, place // size) * size + place % size, value
+
+    return call
+
+
+def _jax(problem: Any) -> Callable[[], Found]:
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    import jax
+
+    target, key = (jax.dlpack.from_dlpack(each) for each in (problem.target_TA, problem.key_MA))
+    search = jax.jit(
+        lambda q, k: jax.lax.top_k(jax.numpy.matmul(q, k.T, precision="highest"), min(problem.shape.kept, problem.shape.length))
+    )
+
+    def call() -> Found:
+        # On a stream of its own, so each call is waited for.
+        value, index = jax.block_until_ready(search(target, key))
+        return from_dlpack(index), from_dlpack(value)
+
+    return call
+
+
+def _cupy(problem: Any) -> Callable[[], Found]:
+    import cupy
+
+    target, key = (cupy.from_dlpack(each) for each in (problem.target_TA, problem.key_MA))
+    kept = min(problem.shape.kept, problem.shape.length)
+
+    def call() -> Found:
+        with cupy.cuda.Stream.from_external(torch.cuda.current_stream()):
+            score = target @ key.T
+            some = cupy.argpartition(-score, kept - 1, axis=1)[:, :kept]
+            order = cupy.argsort(-cupy.take_along_axis(score, some, 1), axis=1)
+            index = cupy.take_along_axis(some, order, 1)
+            return from_dlpack(index), from_dlpack(cupy.take_along_axis(score, index, 1))
 
     return call
 

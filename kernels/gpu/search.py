@@ -11,11 +11,10 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.gpu.keys import RaggedKeys, tensor
-from kernels.gpu.launch import Launch
+from kernels.gpu.launch import Launch, generation, starts_early
 from kernels.gpu.search_kernels import group_max_kernel, keep_best_kernel
 
 MAX_KEPT = 512
-GROUP = 16
 # The matrix unit's number format for each format of keys, and a bound of the relative error of a product in it: rounding of one or
 # both factors (int8 is exact in fp16), with a tenth to spare. README.md derives the bound of a score.
 _FILTER: dict[torch.dtype, tuple[Any, float]] = {
@@ -30,40 +29,68 @@ _FILTER: dict[torch.dtype, tuple[Any, float]] = {
 class SearchTiling:
     """Compile-time sizes of both passes.
 
-    A key is padded to `a_pad` numbers; pass 1 takes `targets` x `columns` scores at a time and loads keys `stages` tiles ahead; pass 2
-    bounds with `coarse` maxima, rescans `rescan` behaviors at a time and lists at most `capacity` of them.
+    A key is padded to `a_pad` numbers and K to `k_pad`. Pass 1 takes `targets` x `columns` scores at a time, keeps the maximum of `group`
+    of them, and loads keys `stages` tiles ahead, in `filter_warps` warps. Pass 2 bounds with `coarse` maxima, rescans `rescan` behaviors
+    at a time and lists at most `capacity` of them, in `keep_warps` warps.
     """
 
     a_pad: int
     k_pad: int
     targets: int
     columns: int
+    group: int
     stages: int
+    filter_warps: int
+    filter_registers: int
     coarse: int
     rescan: int
+    chunk: int
     capacity: int
+    keep_warps: int
+    keep_registers: int
 
     @classmethod
-    def choose(cls, width: int, dtype: torch.dtype, k: int, most_targets: int) -> SearchTiling:
-        """Sizes that fit an A100's registers and shared memory, not yet tuned on a device."""
+    def choose(
+        cls, width: int, dtype: torch.dtype, k: int, targets: int, most_targets: int, longest: int, generation: int = 9
+    ) -> SearchTiling:
+        """Sizes measured on an H100 at the benchmark's shapes; elsewhere such that nothing spills. `generation` is the first number of the
+        compute capability: 8, 9 or 10."""
         a_pad, k_pad = max(16, triton.next_power_of_2(width)), max(16, triton.next_power_of_2(k))
-        row_bytes = a_pad * dtype.itemsize
-        rescan = min(8, max(1, 256 // a_pad)) * GROUP
+        row_bytes, coarse, hopper = a_pad * dtype.itemsize, max(512, 8 * k_pad), generation == 9
+        # Small groups leave pass 2 little to score again; large ones keep the maxima of a long history in the cache.
+        group = 4 if longest <= 16_384 else 8 if longest <= 65_536 else 16
+        # A lone warp waits for no other, and many targets fill the device all the same; few targets need more threads each.
+        keep_warps = 4
+        if k_pad > 128:
+            keep_warps = 8
+        elif row_bytes <= 64 and targets >= (64 if k_pad <= 64 else 768):
+            keep_warps = 1 if targets >= 2048 and k_pad <= 64 else 2
+        keep_registers = 208 if keep_warps == 8 or generation >= 10 else 168
+        if hopper and row_bytes <= 32 and keep_warps < 8:
+            keep_registers = 96 if keep_warps == 4 else 128 if dtype.itemsize == 2 else 168
+        # 128 bytes of keys a thread are under way at a time.
+        rescan = min(512, max(group, 32 * keep_warps * (128 if generation < 10 else 64) // row_bytes))
         return cls(
             a_pad=a_pad,
             k_pad=k_pad,
-            targets=16 if most_targets <= 16 else 32 if most_targets <= 128 or row_bytes > 512 else 64,
-            columns=32 if row_bytes > 256 else 64,
+            targets=16 if most_targets <= 16 or row_bytes > 512 else 32 if most_targets <= 128 else 64,
+            columns=16 if row_bytes > 256 else 64 if row_bytes <= (256 if hopper else 128) and targets * longest >= 1_000_000 else 32,
+            group=group,
             stages=3 if row_bytes <= 256 else 2,
-            coarse=max(1024, 8 * k_pad),
+            filter_warps=2 if most_targets <= 16 else 8 if a_pad > 64 and row_bytes <= 512 else 4,
+            filter_registers=96 if hopper and a_pad == 16 else 208,
+            coarse=coarse,
             rescan=rescan,
-            capacity=triton.next_power_of_2(max(512, k_pad + rescan)),
+            chunk=min(a_pad, max(16 if row_bytes <= 64 else 64, row_bytes // 8) // dtype.itemsize),
+            capacity=triton.next_power_of_2(max(512, k_pad + rescan + 8, coarse // 2)),
+            keep_warps=keep_warps,
+            keep_registers=keep_registers,
         )
 
     @property
     def block(self) -> int:
         """Behaviors of a block of pass 1."""
-        return GROUP * self.columns
+        return self.group * self.columns
 
 
 class SearchWorkspace:
@@ -72,12 +99,15 @@ class SearchWorkspace:
     Args:
         keys: its users, longest history, width, dtype and device are the limits of later calls.
         num_targets: T, targets of all users together. most_targets: of one user (all of them unless given). k: behaviors to keep.
+        tiling: sizes other than those that `SearchTiling.choose` gives, for tuning.
     Raises: ValueError naming the argument and the value.
 
     `index_TK` int32 and `score_TK` float32 hold the answer of the last call and are overwritten by the next.
     """
 
-    def __init__(self, keys: RaggedKeys, num_targets: int, k: int, *, most_targets: int | None = None) -> None:
+    def __init__(
+        self, keys: RaggedKeys, num_targets: int, k: int, *, most_targets: int | None = None, tiling: SearchTiling | None = None
+    ) -> None:
         most_targets = num_targets if most_targets is None else most_targets
         if not 1 <= k <= MAX_KEPT:
             raise ValueError(f"k must be in 1..{MAX_KEPT} on a GPU, got {k}")
@@ -87,12 +117,16 @@ class SearchWorkspace:
             raise ValueError(f"most_targets must be in 0..{num_targets}, got {most_targets}")
         self.k, self.num_targets, self.most_targets = k, num_targets, most_targets
         self.users, self.longest, self.width, self.dtype, self.device = keys.users, keys.longest, keys.width, keys.key_MA.dtype, keys.device
-        self.tiling = SearchTiling.choose(keys.width, self.dtype, k, most_targets)
+        self.tiling = tiling or SearchTiling.choose(
+            keys.width, self.dtype, k, num_targets, most_targets, keys.longest, generation(keys.device)
+        )
         self.blocks = triton.cdiv(keys.longest, self.tiling.block)
         if self.blocks > 65535 or self.users > 65535:
             raise ValueError(
                 f"at most 65535 users and {65535 * self.tiling.block} behaviors fit a launch, got {self.users}, {keys.longest}"
             )
+        if keys.longest * keys.width >= 2**31:
+            raise ValueError(f"a history must hold less than 2^31 numbers, got {keys.longest} keys of {keys.width}")
 
         def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.empty(shape, dtype=dtype, device=keys.device)
@@ -163,6 +197,7 @@ def search_launches(
     """The checked launches of `search_topk`, in order. Raises: ValueError as `search_topk`."""
     _check(attn_target_TA, target_start_U1, keys, w, bias_M, valid_M, category_M, category_score_TC, bonus)
     tiling, (matrix_format, rounding) = w.tiling, _FILTER[keys.key_MA.dtype]
+    rows, early = min(tiling.rescan, 32 * tiling.keep_warps), starts_early(w.device)
     arguments = {
         "target": attn_target_TA,
         "key": keys.key_MA,
@@ -182,26 +217,33 @@ def search_launches(
     constants = {
         "A": keys.width,
         "A_PAD": tiling.a_pad,
-        "COLUMNS": tiling.columns,
-        "GROUP": GROUP,
+        "GROUP": tiling.group,
+        "EARLY": early,
         "HAS_SCALE": keys.scale_UA is not None,
         "HAS_VALID": valid_M is not None,
         "HAS_BIAS": bias_M is not None,
         "HAS_CATEGORY": category_score_TC is not None,
         "HAS_BONUS": bonus is not None,
     }
-    strides = {"group_stride": w.group_max.shape[1], "block_stride": w.blocks}
+    strides = {"group_stride": w.group_max.shape[1], "blocks": w.blocks}
     # A product and a sum that are rounded apart give equal keys equal scores wherever they stand in a tile: the tie rule needs it.
     options = {"enable_fp_fusion": False}
-    # Twice the threads where four warps would spill: gathered terms, wide keys, many kept.
-    wide = category_M is not None or bonus is not None or tiling.a_pad > 64
+    # Gathered terms take more registers, in pass 1 more than four warps have.
+    gathered = category_M is not None or bonus is not None
+    filter_warps = max(8, tiling.filter_warps) if gathered else tiling.filter_warps
     return [
         Launch(
             group_max_kernel,
             (1 + triton.cdiv(w.most_targets, tiling.targets), w.blocks, w.users),
             {**arguments, "key_square": w.key_square, **strides},
-            {**constants, "TARGETS": tiling.targets, "FILTER": matrix_format, "INTERPRETED": triton.knobs.runtime.interpret},
-            {**options, "num_stages": tiling.stages, "num_warps": 8 if wide else 4, "maxnreg": 208},
+            {
+                **constants,
+                "TARGETS": tiling.targets,
+                "COLUMNS": tiling.columns,
+                "FILTER": matrix_format,
+                "INTERPRETED": triton.knobs.runtime.interpret,
+            },
+            {**options, "num_stages": tiling.stages, "num_warps": filter_warps, "maxnreg": 208 if gathered else tiling.filter_registers},
         ),
         Launch(
             keep_best_kernel,
@@ -211,21 +253,33 @@ def search_launches(
                 "survivor": w.group_max.view(torch.int32),
                 "key_square": w.key_square,
                 "kept_list": w.kept_list,
+                "lane_list": w.kept_list.view(torch.int32),
                 "index": w.index_TK,
                 "score": w.score_TK,
                 **strides,
+                "block": tiling.block,
                 "k": w.k,
             },
             {
                 **constants,
                 "COARSE": tiling.coarse,
-                "RESCAN": tiling.rescan,
+                # Maxima that a thread reads at once: 32.
+                "FOLDS": max(1, min(4, 1024 * tiling.keep_warps // tiling.coarse)),
+                "EACH": tiling.rescan // rows,
+                "ROWS": rows,
                 "CAPACITY": tiling.capacity,
+                "SLOTS": max(tiling.k_pad, 32 * tiling.keep_warps),
+                "CHUNK": tiling.chunk,
                 "K_PAD": tiling.k_pad,
                 # Sums of `A` products, here and in the matrix unit, err by less than A 2^-22 of |target| |key|.
                 "ERROR": rounding + keys.width * 2.0**-22,
             },
-            {**options, "num_warps": 4 if tiling.k_pad <= 128 else 8, "maxnreg": 144},
+            {
+                **options,
+                "num_warps": tiling.keep_warps,
+                "maxnreg": 208 if gathered else tiling.keep_registers,
+                "launch_pdl": generation(w.device) >= 9,
+            },
         ),
     ]
 

@@ -46,7 +46,7 @@ def test_an_interpreted_report_says_so(found: dict[str, Any]) -> None:
 def test_a_wrong_answer_stops_the_benchmark(integers: bool) -> None:
     shape = GpuShape(90, 3, 8, 5, bias=True)
     problem = problems(shape, 1, torch.device(DEVICE), integers=integers)[0]
-    call, keys = bench.ours(problem, torch.float32)
+    call, keys, _, _ = bench.ours(problem, torch.float32)
     index, score = (part.clone() for part in call())
     gate("triton", problem, (index, score), keys.dequantised(), same_order=integers)
     if integers:
