@@ -21,7 +21,7 @@ from model.kernel_scoring import KernelScoring
 from model.recency import MAX_LENGTH
 from model.request_features import request_features
 from model.retrieval import Retrieval
-from model.user_state import Occurrences, RecordTable, UserState, activity_of
+from model.user_state import Occurrences, RecordTable, UserState, activity_extended, activity_of
 
 U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
@@ -126,7 +126,7 @@ class ScoringRuntime:
             items=state.items.extended(item_hash_M, timestamp_M, state.length),
             categories=state.categories.extended(self.catalogue.category[catalogue], timestamp_M, state.length),
             occurrences=state.occurrences.extended(item_hash_M, state.length),
-            activity=activity_of(timestamp),
+            activity=activity_extended(state.activity, int(state.timestamp_L[-1]), timestamp_M),
             profile=state.profile + self.catalogue.taste.profile(catalogue),
         )
 

@@ -67,7 +67,7 @@ class RecordTable:
 
     def extended(self, key_M: npt.NDArray[Any], time_M: I64, length: int) -> RecordTable:
         """Records after M newer behaviors; `length` behaviors came before them. This table stays unchanged."""
-        fresh = np.setdiff1d(key_M, self.key)
+        fresh = np.unique(key_M[self.places(key_M) < 0])
         at = np.searchsorted(self.key, fresh)
         key = np.insert(self.key, at, fresh)
         old = self.record
@@ -187,3 +187,9 @@ def activity_of(timestamp_L: I64) -> F64:
     time = timestamp_L.astype(np.float64)
     total: F64 = _decayed_sum(time, np.full(len(time), time[-1])).sum(axis=0)
     return total
+
+
+def activity_extended(activity: F64, newest: int, timestamp_M: I64) -> F64:
+    """`activity_of` a history after M newer behaviors. Args: `activity` as of the time `newest`, before them."""
+    fresh = activity_of(timestamp_M)
+    return activity if len(timestamp_M) == 0 else fresh + activity * np.exp((newest - float(timestamp_M[-1])) / DAY_S / DECAY_DAYS)
