@@ -83,6 +83,8 @@ AUXILIARY = StageSpec("attention_over_all")
 class TrainConfig:
     """How a model is trained. `name` begins the names of its versions.
 
+    `feature_epochs` passes over the rows come first in which the head learns from the features alone: it needs more of them than the
+    tables bear, whose rows of items overfit after one. `calibrate` fits scale and shift of the logit on the validation rows at the end.
     `rows_per_step` counts (target, candidate) rows; steps are smaller, down to 128 rows, where an epoch would have fewer than `least_steps`
     of them: a small data set needs many steps too. `targets_per_chunk` targets share one lookup of their user's history.
     `evaluations_per_epoch` validations, of which `patience` without a better AUC end the training; `min_item_count` behaviors earn an item
@@ -95,9 +97,11 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     seed: int = 0
+    feature_epochs: int = 0
     epochs: int = 2
     evaluations_per_epoch: int = 2
     patience: int = 3
+    calibrate: bool = False
     rows_per_step: int = 2048
     least_steps: int = 100
     targets_per_chunk: int = 32
@@ -124,6 +128,10 @@ class TrainConfig:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)!r}")
+        if self.feature_epochs < 0:
+            raise ValueError(f"feature_epochs must be at least 0, got {self.feature_epochs!r}")
+        if self.feature_epochs and not self.model.features:
+            raise ValueError(f"feature_epochs is {self.feature_epochs}, but model.features is False: there is nothing to learn from")
         if self.statistics not in ("frozen", "live"):
             raise ValueError(f"statistics must be frozen or live, got {self.statistics!r}")
         if not self.name or set(self.name) - _NAME_CHARACTERS:

@@ -131,9 +131,11 @@ class Study:
 
 
 _NOT_OF_DATA: dict[str, Any] = {
+    "feature_epochs": 0,
     "epochs": 1,
     "evaluations_per_epoch": 1,
     "patience": 1,
+    "calibrate": False,
     "rows_per_step": 1,
     "least_steps": 1,
     "targets_per_chunk": 1,

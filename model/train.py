@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.calibration import rescale, scale_and_shift
 from model.config import TrainConfig
 from model.data.log import InteractionLog
 from model.data_parallel import Chunk, Ranks
@@ -88,7 +89,8 @@ def train(
 ) -> Trained:
     """Train a model; with `checkpoint`, continue from it where it exists and write it every 20 seconds and on interruption.
 
-    The learning rates fall linearly to zero; validation happens `evaluations_per_epoch` times an epoch and the best state is kept.
+    After the feature epochs, at constant rates, the learning rates fall linearly to zero; validation happens `evaluations_per_epoch` times
+    an epoch and the best state is kept.
     With several `ranks` each calls this with the same arguments and gets the same model: a step's chunks are shared out, and statistics and
     gradients are those of the whole step. All read `checkpoint`, the first writes it; another number of ranks may continue from it.
 
@@ -109,10 +111,11 @@ def train(
     if checkpoint is not None and checkpoint.exists():
         _load(checkpoint, model, optimizer, state, fingerprint)
     ranks.check_same("the data, the configuration and the step to continue from", (fingerprint, state.step, state.best_auc))
+    alone = [step for i in range(config.feature_epochs) for step in feature_steps(config, data.train, i)]
     epochs = [epoch_steps(config, data.train, i) for i in range(config.epochs)]
-    schedule = [step for epoch in epochs for step in epoch]
+    schedule = alone + [step for epoch in epochs for step in epoch]
     total = len(schedule)
-    first = np.cumsum([0, *(len(epoch) for epoch in epochs)])
+    first = len(alone) + np.cumsum([0, *(len(epoch) for epoch in epochs)])
     parts = config.evaluations_per_epoch
     evaluate_at = {int(first[i]) + round(len(epoch) * (j + 1) / parts) for i, epoch in enumerate(epochs) for j in range(parts)}
     started = saved = time.monotonic()
@@ -121,9 +124,13 @@ def train(
     with _Interrupts() as interrupts:
         while state.step < total and not state.finished:
             chunks = schedule[state.step]
+            if state.step == len(alone):
+                optimizer.state.clear()  # moments of weights that had no gradient until now would make their first steps too long
+            share = max(0, state.step - len(alone)) / (total - len(alone))
             for group, rate in zip(optimizer.param_groups, (config.embedding_learning_rate, config.learning_rate), strict=True):
-                group["lr"] = rate * (1 - state.step / total)
-            loss = step(model, optimizer, (data.log, data.vocabulary, data.train), chunks, ranks)
+                group["lr"] = rate * (1 - share)
+            take = step if state.step >= len(alone) else feature_step
+            loss = take(model, optimizer, (data.log, data.vocabulary, data.train), chunks, ranks)
             state.step += 1
             if not math.isfinite(loss):
                 raise DivergedError(f"training diverged: the loss is {loss} at step {state.step} of {total}; lower the learning rates")
@@ -139,6 +146,8 @@ def train(
                 raise KeyboardInterrupt
     model.load_state_dict(state.best)
     model.eval()
+    if config.calibrate:
+        _calibrate(model, data, ranks)
     seconds = time.monotonic() - started
     return Trained(model, state.curve, seconds, rows / max(seconds, 1e-9))
 
@@ -146,6 +155,13 @@ def train(
 def epoch_steps(config: TrainConfig, examples: Examples, epoch: int) -> list[list[Chunk]]:
     """The optimiser steps of an epoch, each a list of chunks; their order is drawn from the seed and the epoch."""
     return list(steps(examples.chunks(config.targets_per_chunk, _epoch_rng(config, epoch)), _targets_per_step(config, examples)))
+
+
+def feature_steps(config: TrainConfig, examples: Examples, epoch: int) -> list[list[Chunk]]:
+    """The optimiser steps of an epoch on features alone, each a list of chunks: rows in an order drawn from the seed and the epoch."""
+    order = np.random.default_rng([config.seed, epoch, 1]).permutation(len(examples.chosen))
+    groups = np.array_split(order, -(-len(order) // config.targets_per_chunk))
+    return list(steps(groups, _targets_per_step(config, examples)))
 
 
 def optimizer_of(model: TwoStageModel, config: TrainConfig) -> torch.optim.Adam:
@@ -170,8 +186,26 @@ def step(
     own = ranks.take(chunks, lambda rows: examples.work(log, rows))
     label = torch.from_numpy(np.concatenate([examples.labels(rows) for rows in own]))
     batches = [examples.batch(log, vocabulary, rows) for rows in own]
+    return _descend(model, optimizer, lambda: model.loss(batches, label), ranks)
+
+
+def feature_step(
+    model: TwoStageModel,
+    optimizer: torch.optim.Adam,
+    data: tuple[InteractionLog, Vocabulary, Examples],
+    chunks: list[Chunk],
+    ranks: Ranks,
+) -> float:
+    """One optimiser step of the head on the features of the chunks' rows; returns the loss before it, of the rows of all ranks."""
+    examples = data[2]
+    own = np.concatenate(ranks.take(chunks, len))
+    extra, label = torch.from_numpy(examples.extra[own]).flatten(0, 1), torch.from_numpy(examples.labels(own))
+    return _descend(model, optimizer, lambda: model.feature_loss(extra, label), ranks)
+
+
+def _descend(model: TwoStageModel, optimizer: torch.optim.Adam, loss_of: Callable[[], Tensor], ranks: Ranks) -> float:
     optimizer.zero_grad()
-    loss = ranks.share * model.loss(batches, label)
+    loss = ranks.share * loss_of()
     loss.backward()  # type: ignore[no-untyped-call]
     total = ranks.sum_gradients(model.parameters(), loss)
     optimizer.step()
@@ -250,6 +284,16 @@ def _validate(model: TwoStageModel, data: Dataset, config: TrainConfig, state: _
     else:
         state.worse += 1
         state.finished = state.worse >= config.patience
+
+
+def _calibrate(model: TwoStageModel, data: Dataset, ranks: Ranks) -> None:
+    fitted = (1.0, 0.0)
+    if ranks.first:
+        probability = predict(model, data.log, data.vocabulary, data.validation).reshape(-1).astype(np.float64).clip(1e-7, 1 - 1e-7)
+        label = data.validation.labels(np.arange(len(data.validation.chosen)))
+        fitted = scale_and_shift(np.log(probability / (1 - probability)), label)
+    scale, shift = (ranks.from_first(lambda value=value: value) for value in fitted)  # type: ignore[misc]
+    rescale(model.head, scale, shift)
 
 
 def _save(path: Path, model: TwoStageModel, optimizer: torch.optim.Adam, state: _State, fingerprint: dict[str, object]) -> None:

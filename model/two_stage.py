@@ -82,7 +82,10 @@ class TwoStageModel(nn.Module):
 
     def features(self, batch: UserBatch) -> Tensor:
         """The features as the head reads them: [M, G]."""
-        extra_ME = batch.extra_TCE.flatten(0, 1)
+        return self.encoded(batch.extra_TCE.flatten(0, 1))
+
+    def encoded(self, extra_ME: Tensor) -> Tensor:
+        """Features [M, E] as the head reads them: [M, G]."""
         return extra_ME if self.encoding is None else self.encoding(extra_ME)
 
     def inputs(self, views: Sequence[View]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -104,6 +107,10 @@ class TwoStageModel(nn.Module):
     def loss(self, batches: Sequence[UserBatch], label_M: Tensor) -> Tensor:
         """Mean binary cross-entropy, plus that of every objective."""
         return self.loss_of(self.views(batches), label_M)
+
+    def feature_loss(self, extra_ME: Tensor, label_M: Tensor) -> Tensor:
+        """Mean binary cross-entropy where the head reads the features [M, E] alone."""
+        return functional.binary_cross_entropy_with_logits(self.head.of_given(self.encoded(extra_ME)), label_M)
 
     def loss_of(self, views: Sequence[View], label_M: Tensor) -> Tensor:
         """The same of batches that were viewed already."""

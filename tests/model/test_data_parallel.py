@@ -20,6 +20,7 @@ from tests.model.parallel_training import Job, double_precision, event, finish, 
 
 CONFIG = replace(
     tiny_config(kept=8, hidden=(12, 6), objectives=(AUXILIARY,)),
+    feature_epochs=1,
     epochs=2,
     evaluations_per_epoch=1,
     rows_per_step=192,

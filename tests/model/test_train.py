@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import signal
 from collections.abc import Callable, Iterator
@@ -18,11 +19,24 @@ from model.config import AUXILIARY, ModelConfig, TrainConfig, paper_preset
 from model.data.log import InteractionLog
 from model.data.protocol import ProtocolConfig
 from model.data.tidy import read_tidy
+from model.data_parallel import Ranks
 from model.dataset import Dataset, prepare, steps
 from model.evaluate import evaluate_runtime
 from model.metrics import auc
 from model.runtime import ScoringRuntime
-from model.train import CheckpointError, DivergedError, Progress, Trained, build, evaluate_examples, predict, train
+from model.train import (
+    CheckpointError,
+    DivergedError,
+    Progress,
+    Trained,
+    build,
+    evaluate_examples,
+    feature_step,
+    feature_steps,
+    optimizer_of,
+    predict,
+    train,
+)
 from tests.conftest import Tiny, tiny_config, write_tidy
 
 
@@ -31,7 +45,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> InteractionLog:
     return read_tidy(write_tidy(tmp_path_factory.mktemp("small"), users=15, items=80, categories=5, longest=140))
 
 
-CONFIG = replace(tiny_config(kept=8, hidden=(12, 6)), epochs=2, evaluations_per_epoch=2, rows_per_step=192, taste_width=4)
+CONFIG = replace(tiny_config(kept=8, hidden=(12, 6)), feature_epochs=1, epochs=2, evaluations_per_epoch=2, rows_per_step=192, taste_width=4)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +91,9 @@ def test_it_learns(data: Dataset, whole: Trained) -> None:
     assert [entry["step"] for entry in whole.curve] == sorted({int(entry["step"]) for entry in whole.curve}) and len(whole.curve) == 4
 
 
-@pytest.mark.parametrize("place", [1, 0.4, 0.5, -1, 0], ids=["first step", "two fifths", "half", "one before the last", "last step"])
+@pytest.mark.parametrize(
+    "place", [1, 0.2, 0.5, -1, 0], ids=["first step", "in the features alone", "half", "one before the last", "last step"]
+)
 def test_interrupted_and_resumed_is_uninterrupted(data: Dataset, whole: Trained, tmp_path: Path, place: float) -> None:
     total = int(whole.curve[-1]["step"])
     step = round(place * total) if 0 < place < 1 else int(place) if place > 0 else total + int(place)
@@ -291,6 +307,8 @@ def test_every_training_row_comes_once_an_epoch_beside_its_own_users(data: Datas
     ("make", "named"),
     [
         (lambda: TrainConfig(epochs=0), "epochs must be at least 1, got 0"),
+        (lambda: TrainConfig(feature_epochs=-1), "feature_epochs must be at least 0, got -1"),
+        (lambda: TrainConfig(feature_epochs=2, model=ModelConfig(features=False)), "feature_epochs is 2, but model.features is False"),
         (lambda: TrainConfig(rows_per_step=-1), "rows_per_step.*-1"),
         (lambda: TrainConfig(learning_rate=1.5), "learning_rate.*1.5"),
         (lambda: TrainConfig(embedding_learning_rate=float("nan")), "embedding_learning_rate.*nan"),
@@ -306,6 +324,28 @@ def test_every_training_row_comes_once_an_epoch_beside_its_own_users(data: Datas
 def test_an_impossible_configuration_is_refused_by_name(make: Callable[[], object], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         make()
+
+
+def test_features_alone_train_what_reads_them_and_nothing_else(data: Dataset) -> None:
+    model = build(CONFIG, data)
+    before = copy.deepcopy(model.state_dict())
+    optimizer, learned = optimizer_of(model, CONFIG), model.head.learned
+    losses = []
+    for chunks in feature_steps(CONFIG, data.train, 0)[:20]:
+        losses.append(feature_step(model, optimizer, (data.log, data.vocabulary, data.train), chunks, Ranks()))
+    after = model.state_dict()
+    moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert {name for name in moved if not name.startswith("head.")} == set()
+    assert {f"head.{name}" for name in ("first.weight", "first.bias", "last.weight", "given_norm.running_mean")} <= moved
+    assert "head.norm.running_mean" not in moved
+    assert torch.equal(after["head.first.weight"][:, :learned], before["head.first.weight"][:, :learned])
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
+
+
+def test_an_epoch_of_features_alone_has_every_row_once_in_an_order_of_its_own(data: Dataset) -> None:
+    first, again, second = ([np.concatenate(step).tolist() for step in feature_steps(CONFIG, data.train, i)] for i in (0, 0, 1))
+    assert first == again != second
+    assert sorted(i for step in first for i in step) == list(range(len(data.train.chosen)))
 
 
 def test_presets_are_what_they_say() -> None:
