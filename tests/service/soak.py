@@ -44,17 +44,19 @@ MOST_SWAP_GROWTH = 0.05
 _CACHES = {"DARE_USER_CACHE_BYTES": str(64 * 10**6), "DARE_STORE_CACHE_BYTES": str(16 * 10**6)}
 """Small enough to be full before the slopes begin: a cache that fills is growth, but no leak."""
 _CALLERS = 3
+_WARM_PARTS = 6
 _OVERLOADED = "503 urn:dare:problem:overloaded"
 _MB = 1e6
 
 
 @dataclass
 class Soaked:
-    """`rate` in requests a second, `capacity` what it is half of; `errors` by kind; `swap_mb` resident memory after each swap, and
-    `swap_errors` of the requests meanwhile."""
+    """`rate` in requests a second, `capacity` what it is half of; `warm_mb` resident memory after each part of the warm-up; `errors` by
+    kind; `swap_mb` resident memory after each swap, and `swap_errors` of the requests meanwhile."""
 
     rate: float
     capacity: float
+    warm_mb: list[float] = field(default_factory=list)
     windows: list[Window] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)
     swap_mb: list[float] = field(default_factory=list)
@@ -153,6 +155,18 @@ async def capacity(url: str, workload: Workload, seconds: float) -> float:
     return answered / seconds
 
 
+async def warmed(url: str, workload: Workload, requests: int) -> None:
+    """So many requests by callers who never wait."""
+    pool, left = Connections(url, _CALLERS), iter(range(requests))
+
+    async def call() -> None:
+        for _ in left:
+            await pool.send(workload.draw(), 30.0)
+
+    await asyncio.gather(*(call() for _ in range(_CALLERS)))
+    await pool.close()
+
+
 async def loaded(url: str, workload: Workload, rate: float, seconds: float) -> Measured:
     """A piece of the load; its requests are made before its clock starts."""
     return await run(url, [workload.draw() for _ in range(max(1, int(rate * seconds)))], rate)
@@ -184,10 +198,14 @@ async def swapped(service: Service, workload: Workload, soaked: Soaked, versions
 
 
 def soak(service: Service, workload: Workload, versions: Sequence[str], asked: argparse.Namespace) -> Soaked:
-    """Find out the capacity, load, swap."""
-    asyncio.run(capacity(service.url, workload, asked.window / 2))
+    """Warm, find out the capacity, load, swap."""
+    warm_mb = list[float]()
+    for _ in range(_WARM_PARTS):
+        asyncio.run(warmed(service.url, workload, asked.warm // _WARM_PARTS))
+        warm_mb.append(service.resident_mb())
+        print(json.dumps({"warm_mb": warm_mb[-1]}), flush=True)
     able = asyncio.run(capacity(service.url, workload, asked.window))
-    soaked = Soaked(asked.rate or able / 2, able)
+    soaked = Soaked(asked.rate or able / 2, able, warm_mb)
     began = time.monotonic()
     while (at_s := time.monotonic() - began) < asked.seconds:
         measured = asyncio.run(loaded(service.url, workload, soaked.rate, asked.window))
@@ -229,10 +247,13 @@ def report(soaked: Soaked, asked: argparse.Namespace, name: str) -> str:
 `{" ".join(["python -m tests.service.soak", *sys.argv[1:]])}`, {psutil.cpu_count()} cores shared by service, Valkey, generator and
 whatever else ran: the machine's load average was {load:.1f}.
 
+First {asked.warm:,} requests as fast as they were answered, until the caches are full and the heap between their entries has settled:
+resident memory after each {asked.warm // _WARM_PARTS:,} of them {", ".join(f"{value:.0f}" for value in soaked.warm_mb)} MB.
+
 {windows[-1].at_s / 60:.0f} minutes at {soaked.rate:.1f} requests a second ({_CALLERS} callers who never wait had got
 {soaked.capacity:.0f}/s before): {sent} requests, {failed} without a 2xx answer. Sent late by p99 {late:.1f} ms (median over windows of
-{asked.window:g} s). Caches of {user_mb} MB (prepared users) and {sequence_mb} MB (sequences), full before the slopes begin; the store
-grew by {grown:.1f} MB of posted behaviors.
+{asked.window:g} s). Caches of {user_mb} MB (prepared users) and {sequence_mb} MB (sequences); the store grew by {grown:.1f} MB of
+posted behaviors.
 
 {table(windows)}
 
@@ -252,6 +273,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--artifacts", type=Path, required=True, help="directory of model versions")
     made.add_argument("--data", type=Path, required=True, help="tidy folder whose users fill the store")
     made.add_argument("--seconds", type=float, default=1800.0, help="time under load before the swaps, s (default %(default)s)")
+    made.add_argument("--warm", type=int, default=60_000, help="requests before that, to fill caches and heap (default %(default)s)")
     made.add_argument("--window", type=float, default=10.0, help="time between looks at the process, s (default %(default)s)")
     made.add_argument("--swaps", type=int, default=100, help="model versions activated at the end (default %(default)s)")
     made.add_argument("--rate", type=float, help="requests a second (default: half of the measured capacity)")
