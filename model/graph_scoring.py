@@ -40,8 +40,9 @@ class GraphScoring:
         why = f"onnxruntime {self._version}: the compiled kernels do not compute this model's stages"
         return {"search": {"asked": "score.onnx"}, "ranking": {"backend": "onnxruntime", "reason": why}}
 
-    def score(self, state: UserState, candidates: Candidates, timestamp: int, extra_NE: F32) -> Ranked:
-        """Score every candidate. The graph does not tell its stages apart: the whole time counts as ranking."""
+    def score(self, state: UserState, candidates: Candidates, timestamp: int, extra_NE: F32, num_threads: int | None = None) -> Ranked:
+        """Score every candidate, by the threads given at the start. The graph does not tell its stages apart: all of its time counts as
+        ranking."""
         length = state.length
         padded = max(length, self._least)
         item, category = _padded(state.item_row_L, padded), _padded(state.category_row_L, padded)

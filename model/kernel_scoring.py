@@ -46,8 +46,9 @@ class KernelScoring:
         backends = {name: list(why) for name, why in search_backends().items()}
         return {"search": {"asked": self._search, "backends": backends}, "ranking": self._ranker.describe()}
 
-    def score(self, state: UserState, candidates: Candidates, timestamp: int, extra_NE: F32) -> Ranked:
-        """Score every candidate; `timestamp` unix seconds of the request."""
+    def score(self, state: UserState, candidates: Candidates, timestamp: int, extra_NE: F32, num_threads: int | None = None) -> Ranked:
+        """Score every candidate; `timestamp` unix seconds of the request, `num_threads` None for as many as given at the start."""
+        threads = self._threads if num_threads is None else num_threads
         started = time.perf_counter()
         length = state.length
         recency = np.ascontiguousarray(self._recency[length:0:-1])
@@ -64,9 +65,9 @@ class KernelScoring:
             bias_L=bias,
             bonus=state.occurrences.bonus(candidates.item_hash_N, self._bonus) if self._bonus else None,
             backend=self._search,
-            num_threads=self._threads,
+            num_threads=threads,
         )
         search_ms = (time.perf_counter() - started) * 1e3
         target = TargetRows(self._rows.target_item(candidates.item_row_N), self._rows.target_category(candidates.category_row_N))
         behavior = BehaviorRows(state.item_row_L, state.category_row_L, recency)
-        return Ranked(self._ranker.rank(index, score, behavior, target, extra_NE), index, score, search_ms)
+        return Ranked(self._ranker.rank(index, score, behavior, target, extra_NE, threads), index, score, search_ms)

@@ -56,14 +56,17 @@ class Ranker:
         """The backend in use and why."""
         return {"backend": self._backend, "reason": self._reason}
 
-    def rank(self, index_NK: I32, score_NK: F32, behavior: BehaviorRows, target: TargetRows, extra_NE: F32) -> F32:
-        """Click probability of each target: f32 [N] (see `kernels.pool_and_score`)."""
+    def rank(
+        self, index_NK: I32, score_NK: F32, behavior: BehaviorRows, target: TargetRows, extra_NE: F32, num_threads: int | None = None
+    ) -> F32:
+        """Click probability of each target: f32 [N] (see `kernels.pool_and_score`).
+
+        Args: `num_threads` None for as many as given at the start; ONNX Runtime always takes those.
+        """
         if self._session is None:
-            name, threads = self._backend, self._threads
-            ranked = pool_and_score(
-                index_NK, score_NK, self.tables, behavior, target, extra_NE, self._prepared, backend=name, num_threads=threads
-            )
-            return ranked[0]
+            threads = self._threads if num_threads is None else num_threads
+            given = (index_NK, score_NK, self.tables, behavior, target, extra_NE, self._prepared)
+            return pool_and_score(*given, backend=self._backend, num_threads=threads)[0]
         parts = []
         block = max(1, _CELLS // (index_NK.shape[1] * self.tables.width))
         for first in range(0, len(index_NK), block):

@@ -67,7 +67,6 @@ class ScoringRuntime:
         self._model = config["model"]
         self.max_kept = int(self._model["kept"])
         self.longest = min(int(self._model["longest"] or MAX_LENGTH), MAX_LENGTH)
-        self._threads = num_threads
         self.catalogue = Catalogue(artifact)
         self._embedding = EmbeddingRows(artifact)
         self._scoring: KernelScoring | GraphScoring
@@ -85,7 +84,7 @@ class ScoringRuntime:
     ) -> ScoringRuntime:
         """Load and verify a version (None: `CURRENT`).
 
-        Args: `num_threads` per request; `search` and `ranking` backends by name, or "auto".
+        Args: `num_threads` per request, unless it says otherwise; `search` and `ranking` backends by name, or "auto".
         Raises: ArtifactError; ValueError or RuntimeError for a backend that is unknown or cannot run.
         """
         return cls(Artifact(artifacts, version), num_threads, search, ranking)
@@ -130,16 +129,17 @@ class ScoringRuntime:
             profile=state.profile + self.catalogue.taste.profile(catalogue),
         )
 
-    def score(self, state: UserState, candidate_hash_N: U64, timestamp: int, explain: int = 0) -> Scored:
+    def score(self, state: UserState, candidate_hash_N: U64, timestamp: int, explain: int = 0, num_threads: int | None = None) -> Scored:
         """Score N candidates for a prepared user.
 
-        Args: `candidate_hash_N` u64 [N]; `timestamp` unix seconds of the request; `explain` behaviors to return per candidate, 0..K.
+        Args: `candidate_hash_N` u64 [N]; `timestamp` unix seconds of the request; `explain` behaviors to return per candidate, 0..K;
+        `num_threads` of the kernels, None for those given to `load`.
         """
         started = time.perf_counter()
         catalogue, item_row, category_row = self._places(candidate_hash_N)
         candidates = Candidates(candidate_hash_N, item_row, category_row, self._embedding.attn(item_row, category_row, target=True))
         extra = self._features(state, candidate_hash_N, catalogue, timestamp)
-        ranked = self._scoring.score(state, candidates, timestamp, extra)
+        ranked = self._scoring.score(state, candidates, timestamp, extra, num_threads)
         kept = self._kept(ranked.index_NK, ranked.score_NK, explain) if explain else None
         rank_ms = (time.perf_counter() - started) * 1e3 - ranked.search_ms
         return Scored(ranked.click_probability_N, item_row == 1, ranked.search_ms, rank_ms, kept)
@@ -170,7 +170,6 @@ class ScoringRuntime:
             **self._scoring.describe(),
             "retrieval": self._retrieval.describe(),
             "lookup": {name: list(why) for name, why in lookup_backends().items()},
-            "threads_per_request": self._threads,
         }
 
     def _places(self, item_hash: U64) -> tuple[I32, I32, I32]:

@@ -58,8 +58,13 @@ class Admission:
         self._waiting: deque[tuple[float, asyncio.Future[str]]] = deque()
 
     @property
+    def free(self) -> int:
+        """Permits that nobody holds or waits for."""
+        return self._free
+
+    @property
     def idle(self) -> bool:
-        """Whether a permit is free and nobody waits: time for what can be left undone."""
+        """Whether a permit is free: time for what can be left undone."""
         return self._free > 0
 
     def refusal(self) -> Problem | None:

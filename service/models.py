@@ -233,7 +233,6 @@ class Models:
         runtime = ScoringRuntime.load(
             settings.artifacts,
             version,
-            num_threads=settings.threads_per_request,
             search=settings.search_backend,
             ranking=settings.ranking_backend,
         )

@@ -41,6 +41,8 @@ from service.shadow import Shadow
 from service.threads import Threads
 
 Result = TypeVar("Result")
+_WORTH_SHARING = 500_000
+"""Behaviors times candidates from which a second thread saves more than it costs to wake it."""
 
 
 @dataclass(slots=True)
@@ -54,6 +56,8 @@ class Work:
     timestamp: int
     reads: BatchReads | None = None
     """Of the batch that the request is part of."""
+    threads: int = 1
+    """That the kernels may take: one, and those of other requests that are not there."""
 
 
 @dataclass(slots=True)
@@ -128,6 +132,7 @@ class Scorer:
     async def _inference(self, work: Work, scoring: Callable[[], Result]) -> Result:
         async with self._admission.permit(work.deadline, work.call.gone) as waited_ms:
             work.call.stages.queue = waited_ms
+            work.threads = min(self._settings.threads_per_request, 1 + self._admission.free)
             return await self._threads.run(scoring)
 
     def _checked(self, request: ScoreRequest, call: Call, active: Served | None) -> tuple[Work, U64]:
@@ -249,12 +254,14 @@ class Scorer:
 
     def _scored(self, work: Work, known: Known, candidates: U64, explain: int) -> Scored:
         work.deadline.check("search began")
-        scored = work.model.runtime.score(known.state, candidates, work.timestamp, explain)
+        threads = work.threads if known.state.length * len(candidates) >= _WORTH_SHARING else 1
+        scored = work.model.runtime.score(known.state, candidates, work.timestamp, explain, threads)
         if not np.isfinite(scored.click_probability_N).all():
             raise RuntimeError("a click probability is not finite")
         stages = work.call.stages
         stages.search, stages.rank = scored.search_ms, scored.rank_ms
-        work.model.pace.scored(known.state.length, len(candidates), scored.search_ms, scored.rank_ms)
+        # What one thread takes at most: the next request may have no helper.
+        work.model.pace.scored(known.state.length, len(candidates), scored.search_ms * threads, scored.rank_ms * threads)
         self._metrics.candidates.inc(len(candidates))
         return scored
 

@@ -39,7 +39,9 @@ class Settings(BaseSettings):
     store_stale_s: float = Field(
         default=300.0, ge=0, le=86_400, description="how long they are used while a shared store cannot be reached, s"
     )
-    threads_per_request: int = Field(default=1, ge=1, le=64, description="threads of the kernels within one request")
+    threads_per_request: int = Field(
+        default=2, ge=1, le=64, description="most threads of the kernels within one request; those beyond the first only where others idle"
+    )
     queue_length: int = Field(
         default=32,
         ge=0,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import os
 import re
 import signal
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from service.bench.connection import Connection
 
 _START_S = 120.0
 OUTSIDE = "outside queue and kernels"
@@ -73,18 +74,16 @@ class Side:
                 for name, value in re.findall(r"(\w+);dur=([\d.]+)", timing):
                     self.stages_ms.setdefault(name, []).append(float(value))
 
-    def connected(self) -> http.client.HTTPConnection:
+    def connected(self) -> Connection:
         """A new connection."""
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        return Connection(self.port)
 
-    def post(self, connection: http.client.HTTPConnection, body: bytes, path: str = "/v1/score") -> tuple[bytes, str]:
+    def post(self, connection: Connection, body: bytes, path: str = "/v1/score") -> tuple[bytes, str]:
         """One request's answer and its stage times. Raises: RuntimeError for an answer other than 200."""
-        connection.request("POST", path, body, {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        content = response.read()
-        if response.status != 200:
-            raise RuntimeError(f"{self.name} answered {response.status}: {content[:300]!r}")
-        return content, response.headers.get("Server-Timing", "")
+        status, headers, content = connection.post(path, body)
+        if status != 200:
+            raise RuntimeError(f"{self.name} answered {status}: {content[:300]!r}")
+        return content, headers.get("server-timing", "")
 
 
 @contextmanager

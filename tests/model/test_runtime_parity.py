@@ -117,6 +117,14 @@ def test_a_history_extended_in_steps_scores_as_one_prepared_at_once(tiny: Tiny) 
         )
 
 
+def test_threads_change_no_score(tiny: Tiny) -> None:
+    runtime, item_hash = ScoringRuntime.load(tiny.artifacts), hash_item_ids(tiny.log.item_id)
+    rows = slice(tiny.log.user_start[0], tiny.log.user_start[1])
+    state = runtime.prepare(item_hash[tiny.log.item[rows]], tiny.log.timestamp[rows])
+    one, three = (runtime.score(state, np.resize(item_hash, 1000), runtime.as_of, num_threads=threads) for threads in (1, 3))
+    np.testing.assert_array_equal(one.click_probability_N, three.click_probability_N)
+
+
 def test_unknown_items_are_scored_and_flagged(tiny: Tiny) -> None:
     runtime = ScoringRuntime.load(tiny.artifacts)
     strange = hash_item_ids(["no such item", "item-1", "another"])

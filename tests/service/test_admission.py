@@ -103,3 +103,15 @@ def test_a_wait_in_vain_is_refused_before_it_begins_but_the_first_in_line_waits(
         return outcome
 
     assert asyncio.run(run()) == ["2 refused", "0 done", "1 done"]
+
+
+def test_free_are_the_permits_that_nobody_holds_or_waits_for() -> None:
+    async def run() -> list[int]:
+        admitted, seen = admission(permits=3), list[int]()
+        async with contextlib.AsyncExitStack() as held:
+            for _ in range(3):
+                await held.enter_async_context(admitted.permit(soon(None)))
+                seen.append(admitted.free)
+        return [*seen, admitted.free]
+
+    assert asyncio.run(run()) == [2, 1, 0, 3]

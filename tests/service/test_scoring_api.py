@@ -31,6 +31,19 @@ def test_scores_equal_the_runtime_in_order_with_duplicates(server: Server, tiny:
     assert answer["model_version"] == tiny.version and "explanations" not in answer
 
 
+def test_a_large_request_that_more_threads_take_scores_the_same(server: Server) -> None:
+    behaviors = [{"item_id": f"item-{i % 70}", "timestamp": NOW - 1000 + i} for i in range(200)]
+    few = [f"item-{i}" for i in range(40)]
+
+    def scores(candidates: list[str]) -> list[float]:
+        request = {"behaviors": behaviors, "candidates": candidates, "timestamp": NOW}
+        answered: list[float] = server.client.post("/v1/score", json=request).json()["scores"]
+        return answered
+
+    # 8,000 pairs, and 800,000.
+    assert scores(few * 100) == scores(few) * 100
+
+
 def test_inline_behaviors_score_as_stored_ones_whatever_their_order(server: Server, tiny: Tiny) -> None:
     rows = range(int(tiny.log.user_start[1]), int(tiny.log.user_start[2]))
     behaviors = [{"item_id": tiny.log.item_id[tiny.log.item[i]], "timestamp": int(tiny.log.timestamp[i])} for i in rows]
