@@ -275,15 +275,15 @@ def report(found: Mapping[str, Any]) -> str:
         place = (row["operation"], row["shape"])
         if place != shown:
             lines.append(
-                f"\n{row['operation']}: {row['shape']}\n{'':28}{'':8}{'median us':>11}{'p10':>9}{'p90':>9}{'x torch':>9}{'floor':>8}"
+                f"\n{row['operation']}: {row['shape']}\n{'':32}{'':8}{'median us':>11}{'p10':>9}{'p90':>9}{'x torch':>9}{'floor':>8}"
             )
             shown = place
         if "left_out" in row:
-            lines.append(f"{row['entrant']:28}left out: {row['left_out']}")
+            lines.append(f"{row['entrant']:32}left out: {row['left_out']}")
             continue
         ratio = f"{first[place] / row['median_us']:9.2f}" if place in first else f"{'-':>9}"
         floor = f"{row['floor_us'] / row['median_us']:8.0%}" if row.get("floor_us") else ""
-        lines.append(f"{row['entrant']:28}{row['mode']:8}{row['median_us']:11.1f}{row['p10_us']:9.1f}{row['p90_us']:9.1f}{ratio}{floor}")
+        lines.append(f"{row['entrant']:32}{row['mode']:8}{row['median_us']:11.1f}{row['p10_us']:9.1f}{row['p90_us']:9.1f}{ratio}{floor}")
     return "\n".join(lines)
 
 

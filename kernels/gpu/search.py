@@ -31,7 +31,8 @@ class SearchTiling:
 
     A key is padded to `a_pad` numbers and K to `k_pad`. Pass 1 takes `targets` x `columns` scores at a time, keeps the maximum of `group`
     of them, and loads keys `stages` tiles ahead, in `filter_warps` warps. Pass 2 bounds with `coarse` maxima, rescans `rescan` behaviors
-    at a time and lists at most `capacity` of them, in `keep_warps` warps.
+    at a time, each in pieces of `chunk` numbers, and lists at most `capacity` of them, in `keep_warps` warps. A thread has at most
+    `filter_registers` and `keep_registers`.
     """
 
     a_pad: int
@@ -63,22 +64,29 @@ class SearchTiling:
         keep_warps = 4
         if k_pad > 128:
             keep_warps = 8
-        elif row_bytes <= 64 and targets >= (64 if k_pad <= 64 else 768):
-            keep_warps = 1 if targets >= 2048 and k_pad <= 64 else 2
+        elif k_pad <= 64 and row_bytes <= 64 and targets >= 64:
+            keep_warps = 1 if targets >= 2048 else 2
+        elif k_pad > 64 and a_pad == 16 and dtype.itemsize == 2 and targets >= 768:
+            keep_warps = 2
         keep_registers = 208 if keep_warps == 8 or generation >= 10 else 168
-        if hopper and row_bytes <= 32 and keep_warps < 8:
-            keep_registers = 96 if keep_warps == 4 else 128 if dtype.itemsize == 2 else 168
-        # 128 bytes of keys a thread are under way at a time.
-        rescan = min(512, max(group, 32 * keep_warps * (128 if generation < 10 else 64) // row_bytes))
+        if hopper and row_bytes <= 32 and keep_warps == 4:
+            keep_registers = 96
+        elif hopper and row_bytes <= 32 and dtype.itemsize == 2 and keep_warps < 4:
+            # Beside the programs of pass 1, those of pass 2 find room at 112 that they do not at 120: 13.5 against 16.3 us.
+            keep_registers = 112 if k_pad <= 64 and keep_warps == 2 else 128
+        wide = targets * longest >= 1_000_000 and row_bytes <= (256 if hopper else 128) and (generation < 10 or group > 4)
+        # 128 bytes of keys a thread are under way at a time, less where the compiler for later devices would spill.
+        thread_bytes = 128 if generation < 10 else 32 * min(2, dtype.itemsize)
+        rescan = min(512, max(group, 32 * keep_warps * thread_bytes // row_bytes))
         return cls(
             a_pad=a_pad,
             k_pad=k_pad,
             targets=16 if most_targets <= 16 or row_bytes > 512 else 32 if most_targets <= 128 else 64,
-            columns=16 if row_bytes > 256 else 64 if row_bytes <= (256 if hopper else 128) and targets * longest >= 1_000_000 else 32,
+            columns=16 if row_bytes > 256 else 64 if wide else 32,
             group=group,
             stages=3 if row_bytes <= 256 else 2,
             filter_warps=2 if most_targets <= 16 else 8 if a_pad > 64 and row_bytes <= 512 else 4,
-            filter_registers=96 if hopper and a_pad == 16 else 208,
+            filter_registers=208 if a_pad > 16 else 96 if hopper else 168,
             coarse=coarse,
             rescan=rescan,
             chunk=min(a_pad, max(16 if row_bytes <= 64 else 64, row_bytes // 8) // dtype.itemsize),

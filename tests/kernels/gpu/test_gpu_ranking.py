@@ -183,6 +183,7 @@ def test_a_whole_request_stays_on_the_device_and_equals_the_cpu() -> None:
         (lambda a: {"tables": DeviceTables(a["tables"].item, a["tables"].item, a["tables"].item[:0])}, "row 0, the target's, got 0 rows"),
         (lambda a: {"workspace": RankWorkspace(4, a["head"])}, r"index_TK must have shape \[4, any\], got \[3, 6\]"),
         (lambda a: {"workspace": RankWorkspace(3, a["head"], most_targets=4)}, r"most_targets must be in 0..3, got 4"),
+        (lambda a: {"head": replace(a["head"], w2=a["head"].w1.new_ones(40, 257))}, "head.w2 must be 1..256 wide on a GPU, got 257"),
         (lambda a: {"head": replace(a["head"], b2=a["head"].b1)}, r"head.b2 must have shape \[23\], got \[40\]"),
     ],
 )  # fmt: skip

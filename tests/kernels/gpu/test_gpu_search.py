@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed; `make test-
 pytest.importorskip("triton", reason="triton is not installed; `make test-gpu` runs these tests")
 
 from kernels.gpu.keys import RaggedKeys, ragged_keys
-from kernels.gpu.search import SameItemBonus, SearchWorkspace, search_topk
+from kernels.gpu.search import SameItemBonus, SearchTiling, SearchWorkspace, search_topk
 from kernels.search import ItemBonus
 from kernels.search import search_topk as on_the_cpu
 
@@ -349,3 +349,19 @@ def test_int8_rounds_to_the_nearest_and_keeps_the_largest() -> None:
     assert ((keys.dequantised() - key).abs() <= keys.scale_UA[user] * 0.5001).all()
     for rows in (slice(0, 200), slice(200, 500)):
         torch.testing.assert_close(keys.dequantised()[rows].abs().amax(0), key[rows].abs().amax(0), rtol=1e-6, atol=0.0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"group": 2, "columns": 16, "rescan": 32},
+        {"group": 8, "rescan": 64, "keep_warps": 1, "coarse": 256},
+        {"group": 16, "columns": 64, "rescan": 256, "chunk": 16, "capacity": 512},
+    ],
+    ids=str,
+)
+def test_sizes_change_no_answer(change: dict[str, int]) -> None:
+    made = integers(torch.bfloat16, [1100, 90], [3, 2], 20)
+    chosen = SearchTiling.choose(made.keys.width, torch.bfloat16, made.k, 5, 3, 1100)
+    workspace = SearchWorkspace(made.keys, 5, made.k, most_targets=3, tiling=replace(chosen, **change))
+    np.testing.assert_array_equal(made.found(workspace)[0], made.expected()[0])

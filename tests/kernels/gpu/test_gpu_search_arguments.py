@@ -10,8 +10,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed; `make test-gpu` runs these tests")
 pytest.importorskip("triton", reason="triton is not installed; `make test-gpu` runs these tests")
 
-from kernels.gpu.keys import RaggedKeys, ragged_keys
-from kernels.gpu.search import SameItemBonus, SearchWorkspace, search_topk
+from itertools import product
+
+from kernels.gpu.keys import KEY_DTYPES, RaggedKeys, ragged_keys
+from kernels.gpu.search import SameItemBonus, SearchTiling, SearchWorkspace, search_topk
 
 INT32 = torch.int32
 NAN = float("nan")
@@ -20,6 +22,11 @@ NAN = float("nan")
 def keys(length: int = 5, width: int = 4, **change: Any) -> RaggedKeys:
     made = {"key_MA": torch.ones(length, width), "start_U1": torch.tensor([0, length], dtype=INT32), "longest": length}
     return RaggedKeys(**(made | change))
+
+
+def long_keys() -> RaggedKeys:
+    with torch.device("meta"):
+        return RaggedKeys(torch.empty(2**23, 256), torch.empty(2, dtype=INT32), 2**23)
 
 
 def search(**change: Any) -> Any:
@@ -58,9 +65,21 @@ def search(**change: Any) -> Any:
         (lambda: keys(key_MA=torch.ones(5, 4, dtype=torch.int8)), "scale_UA belongs to int8 keys and to no others"),
         (lambda: keys(scale_UA=torch.ones(1, 4)), "scale_UA belongs to int8 keys and to no others, got keys of torch.float32"),
         (lambda: keys(longest=6), r"longest must be in 0..5, the rows of key_MA, got 6"),
+        (lambda: SearchWorkspace(long_keys(), 2, 2), "a history must hold less than 2.31 numbers, got 8388608 keys of 256"),
         (lambda: keys(start_U1=torch.tensor([0], dtype=INT32)), "start_U1 must have at least 2 entries, got 1"),
     ],
 )
 def test_wrong_arguments_are_named(call: Any, named: str) -> None:
     with pytest.raises(ValueError, match=named):
         call()
+
+
+def test_sizes_of_every_shape_fit_one_another() -> None:
+    shapes = product((1, 16, 17, 64, 256), KEY_DTYPES, (1, 50, 100, 512), (1, 100, 1000, 5000), (10, 20_000, 10**6), (8, 9, 10))
+    for width, dtype, k, targets, longest, generation in shapes:
+        t = SearchTiling.choose(width, dtype, k, targets, min(targets, 100), longest, generation)
+        assert t.a_pad >= width and t.a_pad % t.chunk == 0
+        assert t.rescan % t.group == 0 and t.capacity >= t.k_pad + t.rescan + 8
+        assert t.coarse >= 8 * t.k_pad or t.coarse >= 512
+        # The list of lanes lies in the memory of the list of codes.
+        assert 2 * t.capacity >= t.coarse <= 2**15
