@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 _FEW = 2048
+_WHOLE = (int, np.integer)
 
 
 def array(name: str, value: Any, dtype: type[np.generic], shape: tuple[int | None, ...]) -> npt.NDArray[Any]:
@@ -21,7 +22,10 @@ def array(name: str, value: Any, dtype: type[np.generic], shape: tuple[int | Non
     if value.dtype != dtype:
         raise ValueError(f"{name} must have dtype {np.dtype(dtype)}, got {value.dtype}")
     have = value.shape
-    if len(have) != len(shape) or any(want is not None and want != size for want, size in zip(shape, have, strict=True)):
+    fits = len(have) == len(shape)
+    for want, size in zip(shape, have, strict=False):
+        fits = fits and (want is None or want == size)
+    if not fits:
         expected = ", ".join("any" if want is None else str(want) for want in shape)
         raise ValueError(f"{name} must have shape [{expected}], got {list(value.shape)}")
     return np.ascontiguousarray(value)
@@ -53,6 +57,6 @@ def within(name: str, value: npt.NDArray[np.integer[Any]], low: int, high: int) 
 
 def at_least(name: str, value: Any, low: int) -> int:
     """`value` as an integer of at least `low`. Raises: ValueError naming it."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
+    if isinstance(value, bool) or not isinstance(value, _WHOLE) or value < low:
         raise ValueError(f"{name} must be an integer of at least {low}, got {value!r}")
     return int(value)

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kernels import native_library
 from kernels.ranking.arguments import F32, I32
 from kernels.search import SearchKeys, native_backend, search_topk
+from kernels.search.arguments import checked
 
 Found = tuple[I32, F32]
 Searcher = Callable[["SearchProblem"], Found]
@@ -79,10 +81,24 @@ def searcher(backend: str, num_threads: int) -> Searcher:
     """One of our backends over keys that are prepared once, as a server keeps them."""
 
     def search(one: SearchProblem) -> Found:
-        extra = {"bias_L": one.bias_L, "category_score_NC": one.category_score_NC}
-        return search_topk(one.target_NA, one.keys, one.shape.kept, **extra, backend=backend, num_threads=num_threads)  # type: ignore[arg-type]
+        return search_topk(
+            one.target_NA,
+            one.keys,
+            one.shape.kept,
+            bias_L=one.bias_L,
+            category_score_NC=one.category_score_NC,
+            backend=backend,
+            num_threads=num_threads,
+        )
 
     return search
+
+
+def first_pass(one: SearchProblem) -> None:
+    """The hot loop of the compiled search by itself, one thread: the maximum of every group of keys, for every target."""
+    core = native_backend.prepare(one.keys)
+    arguments = checked(one.target_NA, one.keys, one.shape.kept, one.bias_L, None, None, one.category_score_NC, None, 1)
+    native_backend.run(arguments, core, *native_library.ready("search"), first_pass_only=True)
 
 
 def gate(name: str, search: Searcher, problem: SearchProblem, *, same_order: bool) -> None:

@@ -21,6 +21,7 @@ _BACKENDS: dict[str, ModuleType] = {
     "faiss": faiss_backend,
     "reference": reference,
 }
+_NAMED: dict[str, ModuleType | ApproximateBackend] = {**_BACKENDS, **APPROXIMATE}
 
 
 def search_backends() -> dict[str, tuple[bool, str]]:
@@ -60,5 +61,4 @@ def search_topk(
     Raises: ValueError naming the argument and the value; RuntimeError when the named backend cannot run, with the reason.
     """
     arguments = checked(attn_target_NA, attn_behavior_LA, k, bias_L, valid_L, category_L, category_score_NC, bonus, num_threads)
-    known: dict[str, ModuleType | ApproximateBackend] = {**_BACKENDS} if backend == "auto" else {**_BACKENDS, **APPROXIMATE}
-    return chosen("search", known, backend, arguments).search(arguments)
+    return chosen("search", _BACKENDS if backend == "auto" else _NAMED, backend, arguments).search(arguments)

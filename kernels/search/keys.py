@@ -10,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from kernels.checks import array, finite
+from kernels.native_library import address
 
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
 SHORTEST_PREPARED, WIDEST_PREPARED = 1000, 2048
 """Histories shorter than this many behaviors, and wider keys, have no prepared form: its fixed cost would be more than it saves."""
-_SLOTS, _GROUP = 256, 16
+_SLOTS, _GROUP, _LINE = 256, 16, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +37,18 @@ class Prepared:
     length: int
 
 
+def _room(rows: int, width: int) -> F32:
+    """f32 [rows, width] from the start of a cache line on: rows that lie across two cost twice the memory traffic."""
+    memory = np.empty(4 * rows * width + _LINE, dtype=np.uint8)
+    start = -address(memory) % _LINE
+    return memory[start : start + 4 * rows * width].view(np.float32).reshape(rows, width)
+
+
 class _Buffer:
     """Room for more rows than are used; whoever holds the newest view may append in place."""
 
     def __init__(self, capacity: int, width: int) -> None:
-        self.key = np.empty((capacity, width), dtype=np.float32)
+        self.key = _room(capacity, width)
         self.category = np.empty(capacity, dtype=np.int32)
         self.used = 0
         self.lock = threading.Lock()
@@ -58,6 +66,7 @@ class SearchKeys:
         finite("attn_behavior_LA", key)
         category = None if category_L is None else array("category_L", category_L, np.int32, (len(key),))
         self._key, self._category = key, category
+        self._placed = key, address(key)
         self._buffer: _Buffer | None = None
         self._prepared: Prepared | None = None
         self._targets = 0
@@ -72,6 +81,11 @@ class SearchKeys:
     def key_LA(self) -> F32:
         """f32 [L, A], C-contiguous, not to be written."""
         return self._key
+
+    @property
+    def placed(self) -> tuple[F32, int]:
+        """The rows and where they start in memory, as long as the array is held: preparing may move them."""
+        return self._placed
 
     @property
     def category_L(self) -> I32 | None:
@@ -111,9 +125,16 @@ class SearchKeys:
         return self._prepared
 
     def prepared(self, enough: Callable[[Prepared], bool], build: Callable[[], Prepared]) -> Prepared:
-        """The prepared form, if it is `enough`, else what `build` makes, kept; threads that ask at once wait for one of them."""
+        """The prepared form, if it is `enough`, else what `build` makes, kept; threads that ask at once wait for one of them.
+
+        Rows that do not start at a cache line are copied to one first.
+        """
         with self._lock:
             if self._prepared is None or not enough(self._prepared):
+                if self._placed[1] % _LINE:
+                    own = _room(*self._key.shape)
+                    own[:] = self._key
+                    self._key, self._placed = own, (own, address(own))
                 self._prepared = build()
             return self._prepared
 
@@ -146,6 +167,7 @@ class SearchKeys:
             buffer.category[old:total] = category
         grown = SearchKeys.__new__(SearchKeys)
         grown._key = buffer.key[:total]
+        grown._placed = grown._key, address(buffer.key)
         grown._category = None if category is None else buffer.category[:total]
         grown._buffer = buffer
         # Of rows that both share.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 
 import numpy as np
 
@@ -21,16 +22,8 @@ _TAIL, _TAIL_SHARE = 256, 32
 """Behaviors appended since the keys were prepared are searched in fp32; beyond this many, or this share, the keys are prepared anew."""
 
 
-class _SearchCall(ctypes.Structure):
-    """`SearchCall` of native/search_call.hpp, field for field."""
-
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in ("struct_bytes", "num_targets", "length", "width", "kept", "num_categories")),
-        *((name, ctypes.c_void_p) for name in ("target", "key", "core", "bias", "valid", "category", "category_score")),
-        *((name, ctypes.c_void_p) for name in ("bonus_start", "bonus_index", "index", "score")),
-        ("bonus_value", ctypes.c_float),
-        *((name, ctypes.c_int32) for name in ("level", "num_threads")),
-    )
+_CALL = struct.Struct("@6q11Pf2i0q")
+"""`SearchCall` of native/search_call.hpp, field for field: packed, as a ctypes structure of 20 fields takes longer than a small search."""
 
 
 class _PrepareCall(ctypes.Structure):
@@ -43,7 +36,6 @@ class _PrepareCall(ctypes.Structure):
     )
 
 
-_CALL_BYTES = ctypes.sizeof(_SearchCall)
 _CORES = os.cpu_count() or 1
 
 
@@ -65,7 +57,7 @@ def prepare(keys: SearchKeys) -> Prepared | None:
 
 def search(a: SearchArguments) -> tuple[I32, F32]:
     """See `kernels.search_topk`. Raises: RuntimeError when the library refuses the call, with the reason."""
-    library, level = native_library.ready("search")
+    library, level = native_library.last_ready("search")
     keys = a.keys
     num_targets, length = len(a.target_NA), keys.length
     core = None
@@ -79,34 +71,35 @@ def search(a: SearchArguments) -> tuple[I32, F32]:
     return run(a, core, library, level)
 
 
-def run(a: SearchArguments, core: Prepared | None, library: ctypes.CDLL, level: int) -> tuple[I32, F32]:
-    """One call of the library at a CPU level, with or without the filter."""
+def run(a: SearchArguments, core: Prepared | None, library: ctypes.CDLL, level: int, *, first_pass_only: bool = False) -> tuple[I32, F32]:
+    """One call of the library at a CPU level, with or without the filter. `first_pass_only` fills nothing: the hot loop, to be timed."""
     num_targets, width = a.target_NA.shape
     index_NK, score_NK = np.empty((num_targets, a.k), dtype=np.int32), np.empty((num_targets, a.k), dtype=np.float32)
     category_score, bonus = a.category_score_NC, a.bonus
-    call = _SearchCall(
-        _CALL_BYTES,
+    key_LA, key_address = a.keys.placed  # held until the library is done with it
+    call = _CALL.pack(
+        _CALL.size,
         num_targets,
-        a.keys.length,
+        len(key_LA),
         width,
         a.k,
         0 if category_score is None else category_score.shape[1],
         address(a.target_NA),
-        address(a.keys.key_LA),
-        None if core is None else core.address,
-        None if a.bias_L is None else address(a.bias_L),
-        None if a.valid_L is None else address(a.valid_L),
-        None if category_score is None or a.category_L is None else address(a.category_L),
-        None if category_score is None else address(category_score),
-        None if bonus is None else address(bonus.start_N1),
-        None if bonus is None else address(bonus.index),
+        key_address,
+        0 if core is None else core.address,
+        0 if a.bias_L is None else address(a.bias_L),
+        0 if a.valid_L is None else address(a.valid_L),
+        0 if category_score is None or a.category_L is None else address(a.category_L),
+        0 if category_score is None else address(category_score),
+        0 if bonus is None else address(bonus.start_N1),
+        0 if bonus is None else address(bonus.index),
         address(index_NK),
         address(score_NK),
         0.0 if bonus is None else bonus.value,
         level,
         min(a.num_threads, _CORES),
     )
-    status = library.dare_search(ctypes.byref(call))
+    status = (library.dare_search_first_pass if first_pass_only else library.dare_search)(call)
     if status != 0:
         raise RuntimeError(f"search backend 'native' failed: {native_library.FAILURES[status]}")
     return index_NK, score_NK
@@ -117,12 +110,12 @@ def _enough(have: Prepared, length: int) -> bool:
 
 
 def _build(library: ctypes.CDLL, level: int, keys: SearchKeys) -> Prepared:
-    category = keys.category_L
+    category, (key_LA, key_address) = keys.category_L, keys.placed
     call = _PrepareCall(
         struct_bytes=ctypes.sizeof(_PrepareCall),
-        length=keys.length,
-        width=keys.key_LA.shape[1],
-        key=address(keys.key_LA),
+        length=len(key_LA),
+        width=key_LA.shape[1],
+        key=key_address,
         category=None if category is None else address(category),
         level=level,
     )

@@ -73,6 +73,13 @@ def overhead_row(shapes: Mapping[str, SearchShape], threads: int, budget_s: floa
     return Row("search", " / ".join(shapes), threads, next(iter(shapes)), take_turns(runs, budget_s))
 
 
+def hot_loop_row(shape: SearchShape, budget_s: float) -> Row:
+    """The compiled search's pass over all keys and nothing else, one thread. The whole search is checked first."""
+    given = search_bench.problems(shape, _USERS)
+    search_bench.gate("native", search_bench.searcher("native", 1), given[0], same_order=False)
+    return Row("search", "hot loop", 1, "hot loop", take_turns({"hot loop": Entry(search_bench.first_pass, given)}, budget_s))
+
+
 def ranking_row(shape: RankShape, threads: int, budget_s: float, rivals: Mapping[str, Callable[[RankProblem], F32]]) -> Row:
     """Stage 2 at one shape; ours also over bf16 tables, the rivals over float32."""
     given = ranking_bench.problems(shape, _USERS)

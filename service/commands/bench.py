@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from kernels import search_backends
 from service.bench import grid, hardware, report
-from service.bench.measure import Row, approximate_rows, lookup_row, overhead_row, ranking_row, request_row, search_row
+from service.bench.measure import Row, approximate_rows, hot_loop_row, lookup_row, overhead_row, ranking_row, request_row, search_row
 from service.commands.terminal import console, emit, progress_bar, table
 
 POOLS = (100, 200, 500, 1000, 2000, 4000)
@@ -110,7 +111,8 @@ def _jobs(seconds: float) -> list[tuple[str, Callable[[], Row]]]:
             jobs.append((f"ranking {shape}{several}", lambda s=shape, t=threads: ranking_row(s, t, seconds, ranking_rivals(t))))  # type: ignore[misc]
         for wanted, _ in grid.REQUESTS:
             jobs.append((f"request {wanted}{several}", lambda s=wanted, t=threads: request_row(s, t, seconds, request_rivals(t))))  # type: ignore[misc]
-    jobs.append(("search hot loop, 1 thread", lambda: overhead_row({"hot loop": grid.HOT_LOOP}, 1, seconds)))
+    if search_backends()["native"][0]:
+        jobs.append(("search hot loop, 1 thread", lambda: hot_loop_row(grid.HOT_LOOP, seconds)))
     jobs.append(("lookup 100,000 among 10 million", lambda: lookup_row(10_000_000, 100_000, seconds)))
     return jobs
 

@@ -76,6 +76,7 @@ struct SearchPlan {
     const int32_t* order;           // [N]: the sequence in which targets are searched
     int64_t extra_groups, task;     // a multiple of 4; targets a task
     double bias_most;               // max |bias|
+    bool first_pass_only;           // to be measured: the maxima are found and left
     float key_limit;                // of a key's magnitude: up to it no dot can overflow
     std::atomic<int64_t>* next;
     std::atomic<bool>* overflow;    // set where a key is beyond the limit: the answer is not to be used

@@ -3,6 +3,8 @@
 
 #define INLINE TARGET __attribute__((always_inline)) inline
 
+constexpr int64_t kMostTask = 32;
+
 #include "search_select.hpp"
 
 #include "search_direct.hpp"
@@ -11,7 +13,6 @@
 
 #include "search_quantise.hpp"
 
-constexpr int64_t kMostTask = 32;
 constexpr int64_t kWideBytes = 256 << 10;  // of rows made wide at a time, so that they stay in the second-level cache
 
 int64_t padded(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
@@ -126,6 +127,7 @@ TARGET static int64_t search_filtered(const SearchPlan& p, FilterMemory& m, cons
             if (m.query[t].unit != unit) quantise_query(p, targets[t], unit, m.query[t]);
     }
     group_maxima(p, m.query, int(count), m.maxima);
+    if (p.first_pass_only) return 0;
     for (int64_t t = 0; t < count && p.extra_groups; t += 4) {
         const int some = int(count - t < 4 ? count - t : 4);
         const float *query[4], *category_score[4];

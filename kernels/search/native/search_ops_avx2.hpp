@@ -64,6 +64,9 @@ OP void icompress(int32_t* p, uint32_t mask, I v) {
     for (; mask; mask &= mask - 1) *p++ = lanes[__builtin_ctz(mask)];
 }
 OP void icompress_few(int32_t* p, uint32_t mask, I v) { icompress(p, mask, v); }
+// a with its lowest four bits replaced.
+OP __m256i low4(__m256i a, __m256i low) { return _mm256_or_si256(_mm256_andnot_si256(_mm256_set1_epi32(15), a), low); }
+OP I ilow4(I x, I low) { return {low4(x.a, low.a), low4(x.b, low.b)}; }
 OP int32_t ihmax(I x) {
     alignas(32) int32_t lanes[8];
     _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), _mm256_max_epi32(x.a, x.b));

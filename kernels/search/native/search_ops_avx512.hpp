@@ -49,6 +49,8 @@ OP void icompress_few(int32_t* p, uint32_t mask, I v) {
     if (__builtin_expect(__builtin_popcount(mask) <= 4, 1)) _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_castsi512_si128(few));
     else _mm512_storeu_si512(p, few);
 }
+// a with its lowest four bits replaced.
+OP I ilow4(I a, I low) { return _mm512_ternarylogic_epi32(a, _mm512_set1_epi32(15), low, 0xba); }
 OP int32_t ihmax(I a) { return _mm512_reduce_max_epi32(a); }
 OP int32_t ihmin(I a) { return _mm512_reduce_min_epi32(a); }
 // Loaded once: without it the compiler loads again for each use.

@@ -12,7 +12,7 @@
 #define TARGET
 #define UNROLL _Pragma("GCC unroll 4")
 namespace {
-constexpr int TILE_TARGETS = 1, TILE_VECTORS = 1, NARROW_VECTORS = 1, DIRECT_TARGETS = 2, DIRECT_VECTORS = 1, MOST_QUERY = 127;
+constexpr int TILE_TARGETS = 1, TILE_VECTORS = 1, NARROW_VECTORS = 1, LEAST_QUADS_SECOND = 8, DIRECT_TARGETS = 2, DIRECT_VECTORS = 1, MOST_QUERY = 127;
 
 #define OP __attribute__((always_inline)) static inline
 
@@ -53,6 +53,8 @@ OP I count_above(I count, I x, I y) { return count - (x > y); }
 OP I count_before(I count, I x, I row_x, I y, I row_y) { return count - ((x > y) | ((x == y) & (row_x > row_y))); }
 OP void icompress(int32_t* p, uint32_t mask, I v) { for (int i = 0; i < 16; ++i) if (mask >> i & 1) *p++ = v[i]; }
 OP void icompress_few(int32_t* p, uint32_t mask, I v) { icompress(p, mask, v); }
+// a with its lowest four bits replaced.
+OP I ilow4(I x, I low) { return (x & ~15) | low; }
 OP int32_t ihmax(I x) { int32_t most = x[0]; for (int i = 1; i < 16; ++i) most = x[i] > most ? x[i] : most; return most; }
 OP int32_t ihmin(I x) { int32_t least = x[0]; for (int i = 1; i < 16; ++i) least = x[i] < least ? x[i] : least; return least; }
 // Loaded once: without it the compiler loads again for each use.

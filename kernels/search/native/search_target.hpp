@@ -11,7 +11,8 @@ struct Look {
 // Memory of the filter for one task.
 struct FilterMemory {
     Query query[kMostTask];
-    int32_t *maxima[kMostTask], *extra[kMostTask], *extra_best[4], *scratch, *groups, *stamp;
+    Maxima maxima;
+    int32_t *extra[kMostTask], *extra_best[4], *scratch, *groups, *stamp;
     Look look[2];
     Found found;
     int64_t most_groups;
@@ -25,7 +26,8 @@ struct FilterMemory {
         for (int64_t t = 0; t < targets; ++t) {
             query[t].dims = parts.take<int32_t>(core.quads);
             query[t].category = c.category_score ? parts.take<int32_t>(core.distinct + 32) : nullptr;
-            maxima[t] = parts.take<int32_t>(all);
+            maxima.best[t] = parts.take<int32_t>(all);
+            maxima.second[t] = finds_second(p) ? parts.take<int32_t>(all) : nullptr;
             extra[t] = parts.take<int32_t>(16 * p.extra_groups);
         }
         for (int t = 0; t < 4; ++t) extra_best[t] = parts.take<int32_t>(4 * p.extra_groups);
@@ -48,6 +50,15 @@ struct Guess {
     float group = 0.9f, dot = 0.5f, exact = 0.2f;
 };
 
+// Has rows on their way before they are scored.
+inline void fetch_rows(const SearchCall& c, const int32_t* rows, int64_t count) {
+    const int64_t bytes = 4 * c.width;
+    for (int64_t i = 0; i < count; ++i) {
+        const char* const key = reinterpret_cast<const char*>(c.key + int64_t(rows[i]) * c.width);
+        for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(key + byte);
+    }
+}
+
 // Adds the rows whose exact score is at least `floor`. `times`: how often each gets the bonus, or null. 16 more rows can be written.
 TARGET static void score_exactly(const SearchPlan& p, int64_t n, int32_t* rows, int64_t count, int32_t floor, const int32_t* times, Found& found) {
     if (count == 0) return;
@@ -57,8 +68,7 @@ TARGET static void score_exactly(const SearchPlan& p, int64_t n, int32_t* rows, 
     for (int64_t i = 0; i < count; i += 16) {
         const float* key[16];
         for (int j = 0; j < 16; ++j) key[j] = c.key + int64_t(rows[i + j]) * c.width;
-        if (i + 16 < count)
-            for (int j = 0; j < 16; ++j) __builtin_prefetch(c.key + int64_t(rows[i + 16 + j]) * c.width);
+        if (i + 16 < count) fetch_rows(c, rows + i + 16, 16);
         F sum = dot_rows(key, target, c.width);
         const I row = iload(rows + i);
         if (p.bias_L) sum = fadd(sum, fgather(p.bias_L, row));
@@ -165,25 +175,25 @@ TARGET static bool look(const SearchPlan& p, FilterMemory& m, int64_t t, int64_t
     const Query& query = m.query[t];
     // A row that a bonus makes worse cannot stand for its group.
     const int64_t k = c.kept + (c.bonus_value < 0 ? c.bonus_start[n + 1] - c.bonus_start[n] : 0);
-    look.bound = bound_of_best(m.maxima[t], p.core->blocks, k, k / 8 + 1, m.scratch, &guess.group);
+    const int32_t *const best = m.maxima.best[t], *const second = m.maxima.second[t];
+    // The bits of slots are no part of a score.
+    const int32_t grain = second ? ~15 : ~0;
+    look.bound = grain & bound_of_best(best, p.core->blocks, k, k / 8 + 1, m.scratch, &guess.group);
     if (look.bound < kSurelyValid) return false;
-    look.groups = groups_within(m.maxima[t], p.core->blocks, look.bound, INT32_MAX, m.groups);
+    look.groups = groups_within(best, p.core->blocks, look.bound, INT32_MAX, m.groups);
     if (look.groups > m.most_groups) return false;
     // No exact score of those kept is lower than that of a row at the bound can be; and that a row at `least` can be as high.
     const double lowest = double(look.bound) - 2 * query.error / query.unit - 1;
-    look.least = lowest < kSurelyValid ? kSurelyValid : int32_t(std::floor(lowest));
+    look.least = grain & (lowest < kSurelyValid ? kSurelyValid : int32_t(std::floor(lowest)));
     look.dots.size = 0;
-    rows_reaching(p, query, m.groups, look.groups, look.least, look.dots);
+    if (second) rows_known(p, query, best, second, m.groups, look.groups, look.least, look.dots);
+    else rows_reaching(p, query, m.groups, look.groups, look.least, look.dots);
     // Where the best rows share groups, many reach the bound; so few as can be are scored first.
     look.start = look.bound;
     if (count_at_least_of(look.dots, look.bound) > k + k / 4 + 8)
         look.start = bound_of_best(look.dots.value, (look.dots.size + 15) / 16, k, k / 8 + 1, m.scratch, &guess.dot);
     look.first = rows_within(look.dots, look.start, INT32_MAX, look.row);
-    const int64_t bytes = 4 * c.width;
-    for (int64_t i = 0; i < look.first; ++i) {
-        const char* const key = reinterpret_cast<const char*>(c.key + int64_t(look.row[i]) * c.width);
-        for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(key + byte);
-    }
+    fetch_rows(c, look.row, look.first);
     return true;
 }
 
@@ -211,17 +221,20 @@ TARGET static bool finish(const SearchPlan& p, FilterMemory& m, int64_t t, int64
     floor = exact > floor ? exact : floor;
     keep_at_least(m.found, floor);
     const double closest = (double(score_of(floor)) - query.error) / query.unit + double(query.offset) - 1;
-    const int32_t cut = closest < double(look.least) ? look.least : int32_t(std::floor(closest));
+    const int32_t *const best = m.maxima.best[t], *const second = m.maxima.second[t];
+    const int32_t cut = closest < double(look.least) ? look.least : int32_t(std::floor(closest)) & (second ? ~15 : ~0);
     int64_t more = 0;
     if (cut < look.start) more = rows_within(look.dots, cut, look.start - 1, rows);
     if (cut < look.bound) {
-        const int64_t groups = groups_within(m.maxima[t], p.core->blocks, cut, look.bound - 1, m.groups);
+        const int64_t groups = groups_within(best, p.core->blocks, cut, look.bound - 1, m.groups);
         if (look.groups + groups > m.most_groups) return false;
         look.dots.size = 0;
-        rows_reaching(p, query, m.groups, groups, cut, look.dots);
+        if (second) rows_known(p, query, best, second, m.groups, groups, cut, look.dots);
+        else rows_reaching(p, query, m.groups, groups, cut, look.dots);
         more += rows_within(look.dots, cut, INT32_MAX, rows + more);
     }
     if (bonus) more = other_rows(m.stamp, n, rows, more);
+    fetch_rows(c, rows, more < 16 ? more : 16);
     score_exactly(p, n, rows, more, floor, nullptr, m.found);
     write_best(m.found, c.kept, c.index + n * c.kept, c.score + n * c.kept, m.scratch);
     return true;

@@ -111,6 +111,22 @@ def test_roundings_of_bias_and_category_score_add_up(level: int) -> None:
     np.testing.assert_array_equal(search_topk(target, keys, 1, bias_L=bias, category_score_NC=score, backend="native")[0], 5050)
 
 
+@pytest.mark.parametrize("width", [16, 29, 64])
+@pytest.mark.parametrize("bonus", [None, -3.0])
+def test_several_of_the_best_in_one_group(level: int, width: int, bonus: float | None) -> None:
+    # Wide dots find the best and the second best of a group at once. Row j shares its group with j + 512; one, two or all sixteen of a
+    # group are the best, equal or a hair apart, and a bonus may take away the very best.
+    rng, target, key = draw(width)
+    groups = LENGTH // 16
+    for g, sharing in enumerate(np.tile([1, 2, 3, 16], 5)):
+        rows = g + groups * rng.permutation(16)[:sharing]
+        key[rows] = 1.5 * target[g] * (1 + 1e-4 * rng.integers(0, 3, (sharing, 1)))
+    named = np.argmax(target @ key.T, axis=1).astype(np.int32)
+    given = {} if bonus is None else {"bonus": ItemBonus(np.arange(TARGETS + 1, dtype=np.int64), named, bonus)}
+    for kept in (1, 2, 20):
+        assert_filter_finds_what_fp32_finds(level, target, SearchKeys(key), kept, **given)
+
+
 @pytest.mark.parametrize("size", [1e-3, 1.0, 1e4, 1e9])
 def test_bias_and_category_scores_of_any_size(level: int, size: float) -> None:
     # Up to a million units of the dot the bias is exact to a unit; beyond, it sets the unit.

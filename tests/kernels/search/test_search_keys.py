@@ -46,6 +46,22 @@ def test_bytes_count_the_prepared_form_before_it_is_built(length: int, width: in
 
 
 @pytest.mark.usefixtures("filters")
+def test_prepared_rows_start_at_a_cache_line_and_leave_the_array_given_alone() -> None:
+    memory = np.random.default_rng(0).standard_normal(2000 * 16 + 17).astype(np.float32)
+    start = next(i for i in range(1, 17) if (memory.ctypes.data + 4 * i) % 64)
+    key = memory[start : start + 2000 * 16].reshape(2000, 16)
+    before = key.copy()
+    keys = SearchKeys(key)
+    held, _ = keys.placed
+    native_backend.prepare(keys)
+    (rows, place), grown = keys.placed, keys.append(key[:5])
+    assert held is key and place % 64 == 0 and rows is keys.key_LA and grown.placed[1] % 64 == 0
+    np.testing.assert_array_equal(keys.key_LA, before)
+    np.testing.assert_array_equal(grown.key_LA, np.concatenate([before, before[:5]]))
+    np.testing.assert_array_equal(key, before)
+
+
+@pytest.mark.usefixtures("filters")
 def test_keys_wider_than_the_filter_takes_are_refused_by_the_library_too() -> None:
     q, k = data_set("gaussian", 30, 1100, 2049)
     keys = SearchKeys(k)
