@@ -40,7 +40,7 @@ class GraphScoring:
         why = f"onnxruntime {self._version}: the compiled kernels do not compute this model's stages"
         return {"search": {"asked": "score.onnx"}, "ranking": {"backend": "onnxruntime", "reason": why}}
 
-    def score(self, state: UserState, candidates: Candidates, timestamp: int, extra_NE: F32, num_threads: int | None = None) -> Ranked:
+    def score(self, state: UserState, candidates: Candidates, timestamp: int, extra_NE: F32, num_threads: int) -> Ranked:
         """Score every candidate, by the threads given at the start. The graph does not tell its stages apart: all of its time counts as
         ranking."""
         length = state.length

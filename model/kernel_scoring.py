@@ -28,7 +28,7 @@ class KernelScoring:
     """
 
     def __init__(self, artifact: Artifact, rows: EmbeddingRows, num_threads: int, search: str, ranking: str) -> None:
-        self._search, self._threads, self._rows = search, num_threads, rows
+        self._search, self._rows = search, rows
         self._kept = int(artifact.config["model"]["kept"])
         width = rows.attn_width // 2
         self._scale = np.float32(1 / math.sqrt(2 * width))
@@ -46,9 +46,8 @@ class KernelScoring:
         backends = {name: list(why) for name, why in search_backends().items()}
         return {"search": {"asked": self._search, "backends": backends}, "ranking": self._ranker.describe()}
 
-    def score(self, state: UserState, candidates: Candidates, timestamp: int, extra_NE: F32, num_threads: int | None = None) -> Ranked:
-        """Score every candidate; `timestamp` unix seconds of the request, `num_threads` None for as many as given at the start."""
-        threads = self._threads if num_threads is None else num_threads
+    def score(self, state: UserState, candidates: Candidates, timestamp: int, extra_NE: F32, num_threads: int) -> Ranked:
+        """Score every candidate; `timestamp` unix seconds of the request."""
         started = time.perf_counter()
         length = state.length
         recency = np.ascontiguousarray(self._recency[length:0:-1])
@@ -65,9 +64,9 @@ class KernelScoring:
             bias_L=bias,
             bonus=state.occurrences.bonus(candidates.item_hash_N, self._bonus) if self._bonus else None,
             backend=self._search,
-            num_threads=threads,
+            num_threads=num_threads,
         )
         search_ms = (time.perf_counter() - started) * 1e3
         target = TargetRows(self._rows.target_item(candidates.item_row_N), self._rows.target_category(candidates.category_row_N))
         behavior = BehaviorRows(state.item_row_L, state.category_row_L, recency)
-        return Ranked(self._ranker.rank(index, score, behavior, target, extra_NE, threads), index, score, search_ms)
+        return Ranked(self._ranker.rank(index, score, behavior, target, extra_NE, num_threads), index, score, search_ms)

@@ -33,7 +33,6 @@ class Ranker:
             bins = FeatureBins(artifact.array("feature_low"), artifact.array("feature_width"))
         self.head = HeadWeights(w1, b1, float(a[0]), w2, b2, float(a[1]), w3, float(b3[0]), bins)
         self._prepared = PreparedHead(self.head, self.tables, () if bins is None else FEATURE_RUNS)
-        self._threads = num_threads
         self._session: Any = None
         self._backend, self._reason = self._choose(backend)
         if self._backend == "onnxruntime":
@@ -56,17 +55,14 @@ class Ranker:
         """The backend in use and why."""
         return {"backend": self._backend, "reason": self._reason}
 
-    def rank(
-        self, index_NK: I32, score_NK: F32, behavior: BehaviorRows, target: TargetRows, extra_NE: F32, num_threads: int | None = None
-    ) -> F32:
+    def rank(self, index_NK: I32, score_NK: F32, behavior: BehaviorRows, target: TargetRows, extra_NE: F32, num_threads: int) -> F32:
         """Click probability of each target: f32 [N] (see `kernels.pool_and_score`).
 
-        Args: `num_threads` None for as many as given at the start; ONNX Runtime always takes those.
+        Args: `num_threads` of the kernel; ONNX Runtime takes those given at the start.
         """
         if self._session is None:
-            threads = self._threads if num_threads is None else num_threads
             given = (index_NK, score_NK, self.tables, behavior, target, extra_NE, self._prepared)
-            return pool_and_score(*given, backend=self._backend, num_threads=threads)[0]
+            return pool_and_score(*given, backend=self._backend, num_threads=num_threads)[0]
         parts = []
         block = max(1, _CELLS // (index_NK.shape[1] * self.tables.width))
         for first in range(0, len(index_NK), block):

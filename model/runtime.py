@@ -64,7 +64,7 @@ class ScoringRuntime:
         self.version = artifact.version
         self.metrics: dict[str, Any] = artifact.metrics
         self.as_of = int(config["as_of"])
-        self._model = config["model"]
+        self._model, self._threads = config["model"], num_threads
         self.max_kept = int(self._model["kept"])
         self.longest = min(int(self._model["longest"] or MAX_LENGTH), MAX_LENGTH)
         self.catalogue = Catalogue(artifact)
@@ -135,11 +135,11 @@ class ScoringRuntime:
         Args: `candidate_hash_N` u64 [N]; `timestamp` unix seconds of the request; `explain` behaviors to return per candidate, 0..K;
         `num_threads` of the kernels, None for those given to `load`.
         """
-        started = time.perf_counter()
+        started, threads = time.perf_counter(), self._threads if num_threads is None else num_threads
         catalogue, item_row, category_row = self._places(candidate_hash_N)
         candidates = Candidates(candidate_hash_N, item_row, category_row, self._embedding.attn(item_row, category_row, target=True))
         extra = self._features(state, candidate_hash_N, catalogue, timestamp)
-        ranked = self._scoring.score(state, candidates, timestamp, extra, num_threads)
+        ranked = self._scoring.score(state, candidates, timestamp, extra, threads)
         kept = self._kept(ranked.index_NK, ranked.score_NK, explain) if explain else None
         rank_ms = (time.perf_counter() - started) * 1e3 - ranked.search_ms
         return Scored(ranked.click_probability_N, item_row == 1, ranked.search_ms, rank_ms, kept)
