@@ -17,7 +17,7 @@ import httpx
 import numpy as np
 import pytest
 
-from service.listening import connections_allowed
+from service.listening import bound_socket, connections_allowed
 from service.memory_store import MemoryStore
 from service.settings import Settings
 from tests.conftest import Tiny
@@ -249,3 +249,10 @@ def test_500_slow_connections(tiny: Tiny, figure: Callable[[int, str], None]) ->
     p99, p99_alone = np.percentile(latencies, 99), np.percentile(alone, 99)
     figure(13, f"500 slow connections closed after {seconds:.1f} s (<= 15); others p99 {p99:.1f} ms, without them {p99_alone:.1f} ms")
     assert seconds <= 15
+
+
+def test_an_address_in_use_is_named(server: Server) -> None:
+    port = server.client.base_url.port
+    assert port is not None
+    with pytest.raises(OSError, match=rf"127\.0\.0\.1, port {port}, cannot be listened on: "):
+        bound_socket(Settings(artifacts=server.settings.artifacts, port=port))
