@@ -83,8 +83,9 @@ AUXILIARY = StageSpec("attention_over_all")
 class TrainConfig:
     """How a model is trained. `name` begins the names of its versions.
 
-    `feature_epochs` passes over the rows come first in which the head learns from the features alone: it needs more of them than the
-    tables bear, whose rows of items overfit after one. `calibrate` fits scale and shift of the logit on the validation rows at the end.
+    `feature_epochs` passes over the rows come first in which the head learns from the features alone, where the model reads any: it needs
+    more of them than the tables bear, whose rows of items overfit after one. `calibrate` fits scale and shift of the logit on the
+    validation rows at the end.
     `rows_per_step` counts (target, candidate) rows; steps are smaller, down to 128 rows, where an epoch would have fewer than `least_steps`
     of them: a small data set needs many steps too. `targets_per_chunk` targets share one lookup of their user's history.
     `evaluations_per_epoch` validations, of which `patience` without a better AUC end the training; `min_item_count` behaviors earn an item
@@ -130,8 +131,6 @@ class TrainConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)!r}")
         if self.feature_epochs < 0:
             raise ValueError(f"feature_epochs must be at least 0, got {self.feature_epochs!r}")
-        if self.feature_epochs and not self.model.features:
-            raise ValueError(f"feature_epochs is {self.feature_epochs}, but model.features is False: there is nothing to learn from")
         if self.statistics not in ("frozen", "live"):
             raise ValueError(f"statistics must be frozen or live, got {self.statistics!r}")
         if not self.name or set(self.name) - _NAME_CHARACTERS:
@@ -144,12 +143,12 @@ class TrainConfig:
 
 
 def default_preset(seed: int = 0) -> TrainConfig:
-    """DARE with what softmax discards, on whole histories and all targets."""
-    return TrainConfig(model=ModelConfig(feature_bins=12), seed=seed, protocol=ProtocolConfig(seed=seed))
+    """DARE with what softmax discards, on whole histories and all targets; features first."""
+    return TrainConfig(model=ModelConfig(feature_bins=12), seed=seed, protocol=ProtocolConfig(seed=seed), feature_epochs=2, calibrate=True)
 
 
 def demo_preset(seed: int = 0) -> TrainConfig:
-    """The default model, one pass over the data: what `make serve` trains."""
+    """The default model, one pass over whole histories: what `make serve` trains."""
     return replace(default_preset(seed), epochs=1, evaluations_per_epoch=1)
 
 

@@ -111,7 +111,8 @@ def train(
     if checkpoint is not None and checkpoint.exists():
         _load(checkpoint, model, optimizer, state, fingerprint)
     ranks.check_same("the data, the configuration and the step to continue from", (fingerprint, state.step, state.best_auc))
-    alone = [step for i in range(config.feature_epochs) for step in feature_steps(config, data.train, i)]
+    feature_epochs = config.feature_epochs if config.model.features else 0
+    alone = [step for i in range(feature_epochs) for step in feature_steps(config, data.train, i)]
     epochs = [epoch_steps(config, data.train, i) for i in range(config.epochs)]
     schedule = alone + [step for epoch in epochs for step in epoch]
     total = len(schedule)

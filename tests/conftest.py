@@ -71,7 +71,14 @@ def write_tidy(folder: Path, users: int = 60, items: int = 300, categories: int 
 def tiny_config(**model: object) -> TrainConfig:
     """The default preset on a small budget."""
     config = replace(
-        default_preset(0), epochs=1, evaluations_per_epoch=1, rows_per_step=512, min_item_count=3, taste_width=8, num_threads=1
+        default_preset(0),
+        feature_epochs=0,
+        epochs=1,
+        evaluations_per_epoch=1,
+        rows_per_step=512,
+        min_item_count=3,
+        taste_width=8,
+        num_threads=1,
     )
     return replace(config, model=replace(ModelConfig(kept=20, hidden=(32, 16)), **model))  # type: ignore[arg-type]
 

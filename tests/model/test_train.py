@@ -308,7 +308,6 @@ def test_every_training_row_comes_once_an_epoch_beside_its_own_users(data: Datas
     [
         (lambda: TrainConfig(epochs=0), "epochs must be at least 1, got 0"),
         (lambda: TrainConfig(feature_epochs=-1), "feature_epochs must be at least 0, got -1"),
-        (lambda: TrainConfig(feature_epochs=2, model=ModelConfig(features=False)), "feature_epochs is 2, but model.features is False"),
         (lambda: TrainConfig(rows_per_step=-1), "rows_per_step.*-1"),
         (lambda: TrainConfig(learning_rate=1.5), "learning_rate.*1.5"),
         (lambda: TrainConfig(embedding_learning_rate=float("nan")), "embedding_learning_rate.*nan"),
@@ -340,6 +339,12 @@ def test_features_alone_train_what_reads_them_and_nothing_else(data: Dataset) ->
     assert "head.norm.running_mean" not in moved
     assert torch.equal(after["head.first.weight"][:, :learned], before["head.first.weight"][:, :learned])
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
+
+
+def test_a_model_without_features_has_no_epochs_of_them(log: InteractionLog) -> None:
+    config = replace(CONFIG, epochs=1, evaluations_per_epoch=1, model=replace(CONFIG.model, features=False))
+    data = prepare(log, config)
+    assert same(train(config, data), train(replace(config, feature_epochs=0), data))
 
 
 def test_an_epoch_of_features_alone_has_every_row_once_in_an_order_of_its_own(data: Dataset) -> None:
