@@ -28,13 +28,14 @@ struct Job {
 class Pool {
   public:
     void run(Job& job) {
+        const int64_t helpers = job.wanted;  // which those who come count down
         {
             const std::lock_guard<std::mutex> hold(lock_);
             while (threads_ < job.wanted && start()) {
             }
             jobs_.push_back(&job);
         }
-        for (int64_t i = 0; i < job.wanted; ++i) work_.notify_one();
+        for (int64_t i = 0; i < helpers; ++i) work_.notify_one();
         job.work(job.context);
         std::unique_lock<std::mutex> hold(lock_);
         // Who has not come by now need not come: nothing is left to do.
