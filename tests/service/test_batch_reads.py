@@ -49,7 +49,10 @@ def test_a_batch_reads_its_users_once_and_scores_as_each_alone(tiny: Tiny) -> No
 
 
 def test_who_is_erased_while_a_batch_runs_is_not_kept(server: Server, tiny: Tiny) -> None:
-    first, second = tiny.log.user_id[6], tiny.log.user_id[7]
+    first, second = "batch-first", "batch-second"  # other tests erase users of the server that they share
+    given = filled_store(tiny, users=1).read(tiny.log.user_id[0])
+    for user in (first, second):
+        server.store.load(user, given.item_hash, given.timestamp)
     model, reads = server.models.active, BatchReads(server.store, server.models, [first, second])
     reads.read(first, model)
     model.users.forget(second)
