@@ -31,7 +31,11 @@ OP F fbits(I a) { return _mm512_castsi512_ps(a); }
 // Bits above the sign are flipped where the sign is set: floats in order become integers in order, and back.
 OP I iorder(I a) { return _mm512_xor_si512(a, _mm512_srli_epi32(_mm512_srai_epi32(a, 31), 1)); }
 OP uint32_t at_least(I a, I b) { return _mm512_cmpge_epi32_mask(a, b); }
-OP int32_t bits_set(uint32_t mask) { return __builtin_popcount(mask); }
+// The mask must be in a register of 32 bits: short of registers, g++ 12 stores the 16 of a mask register and then counts 32 in memory.
+OP int32_t bits_set(uint32_t mask) {
+    __asm__("" : "+r"(mask));
+    return __builtin_popcount(mask);
+}
 OP I ior(I a, I b) { return _mm512_or_si512(a, b); }
 template <int N>
 OP I ishift(I a) { return _mm512_slli_epi32(a, N); }
@@ -46,7 +50,7 @@ OP void icompress(int32_t* p, uint32_t mask, I v) { _mm512_storeu_si512(p, _mm51
 // The same where few lanes are expected: a narrow store is quicker.
 OP void icompress_few(int32_t* p, uint32_t mask, I v) {
     const I few = _mm512_maskz_compress_epi32(__mmask16(mask), v);
-    if (__builtin_expect(__builtin_popcount(mask) <= 4, 1)) _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_castsi512_si128(few));
+    if (__builtin_expect(bits_set(mask) <= 4, 1)) _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_castsi512_si128(few));
     else _mm512_storeu_si512(p, few);
 }
 // a with its lowest four bits replaced.
