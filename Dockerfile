@@ -19,8 +19,8 @@ COPY requirements/ requirements/
 # Packages first: they change less often than the code, and the layer is kept.
 RUN python3 -m venv /opt/build \
     && python3 -m venv --without-pip /opt/venv \
-    && /opt/build/bin/pip install --no-cache-dir --quiet --require-hashes -r requirements/build.txt \
-    && /opt/build/bin/pip --python /opt/venv/bin/python install --no-cache-dir --quiet --require-hashes -r "requirements/serve-${EXTRA}.txt"
+    && /opt/build/bin/pip install --no-cache-dir --quiet --require-hashes --no-deps -r requirements/build.txt \
+    && /opt/build/bin/pip --python /opt/venv/bin/python install --no-cache-dir --quiet --require-hashes --no-deps -r "requirements/serve-${EXTRA}.txt"
 COPY . .
 RUN /opt/build/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /opt/wheels . \
     && /opt/build/bin/pip --python /opt/venv/bin/python install --no-cache-dir --quiet --no-deps --no-index /opt/wheels/*.whl

@@ -32,7 +32,7 @@ setup: $(STAMP)
 $(STAMP): requirements/lock.txt pyproject.toml setup.py build_backend.py $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0])'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/lock.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/lock.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $(STAMP)
@@ -49,7 +49,7 @@ test-gpu: $(GPU_STAMP)
 
 $(GPU_STAMP): requirements/gpu-test.txt
 	test -x $(GPU_BIN)/python || $(PYTHON) -m venv .venv-gpu
-	$(GPU_BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/gpu-test.txt
+	$(GPU_BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/gpu-test.txt
 	$(GPU_BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
 	@touch $(GPU_STAMP)
 
