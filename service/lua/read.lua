@@ -9,9 +9,7 @@ if not held[1] then return {} end
 if held[1] ~= '1' then return redis.error_reply('DARESCHEMA ' .. held[1]) end
 local total = tonumber(held[3])
 if held[2] ~= ARGV[1] or total < length or total - length > most then return {held[2], total} end
-local wanted = total - math.max(0, length - again)
-if wanted == 0 then return {held[2], total, ''} end
-local rows = redis.call('GETRANGE', tail, -wanted * SIZE, -1)
-local missing = wanted * SIZE - #rows
-if missing > 0 then rows = redis.call('GETRANGE', body, -missing, -1) .. rows end
-return {held[2], total, rows}
+local from = math.max(0, length - again)
+local body_length = total - redis.call('STRLEN', tail) / SIZE
+if from >= body_length then return {held[2], total, redis.call('GETRANGE', tail, (from - body_length) * SIZE, -1)} end
+return {held[2], total, redis.call('GETRANGE', body, from * SIZE, -1) .. redis.call('GETRANGE', tail, 0, -1)}
