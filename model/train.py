@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
 
@@ -293,7 +294,7 @@ def _calibrate(model: TwoStageModel, data: Dataset, ranks: Ranks) -> None:
         probability = predict(model, data.log, data.vocabulary, data.validation).reshape(-1).astype(np.float64).clip(1e-7, 1 - 1e-7)
         label = data.validation.labels(np.arange(len(data.validation.chosen)))
         fitted = scale_and_shift(np.log(probability / (1 - probability)), label)
-    scale, shift = (ranks.from_first(lambda value=value: value) for value in fitted)  # type: ignore[misc]
+    scale, shift = (ranks.from_first(partial(float, value)) for value in fitted)
     rescale(model.head, scale, shift)
 
 

@@ -65,8 +65,7 @@ class SearchKeys:
         key = array("attn_behavior_LA", attn_behavior_LA, np.float32, (None, None))
         finite("attn_behavior_LA", key)
         category = None if category_L is None else array("category_L", category_L, np.int32, (len(key),))
-        self._key, self._category = key, category
-        self._placed = key, address(key)
+        self._placed, self._category = (key, address(key)), category
         self._buffer: _Buffer | None = None
         self._prepared: Prepared | None = None
         self._targets = 0
@@ -75,12 +74,12 @@ class SearchKeys:
     @property
     def length(self) -> int:
         """L."""
-        return len(self._key)
+        return len(self._placed[0])
 
     @property
     def key_LA(self) -> F32:
         """f32 [L, A], C-contiguous, not to be written."""
-        return self._key
+        return self._placed[0]
 
     @property
     def placed(self) -> tuple[F32, int]:
@@ -98,17 +97,17 @@ class SearchKeys:
         prepared = self._bytes_to_prepare() if self._prepared is None else self._prepared.memory.nbytes
         if self._buffer is not None:
             return self._buffer.key.nbytes + self._buffer.category.nbytes + prepared
-        return self._key.nbytes + (0 if self._category is None else self._category.nbytes) + prepared
+        return self.key_LA.nbytes + (0 if self._category is None else self._category.nbytes) + prepared
 
     @property
     def preparable(self) -> bool:
         """Whether keys of this length and width have a prepared form."""
-        return self.length >= SHORTEST_PREPARED and 1 <= len(self._key[0]) <= WIDEST_PREPARED
+        return self.length >= SHORTEST_PREPARED and 1 <= len(self.key_LA[0]) <= WIDEST_PREPARED
 
     def _bytes_to_prepare(self) -> int:
         if not self.preparable:
             return 0
-        length, width = self._key.shape
+        length, width = self.key_LA.shape
         # Every category may leave a group of slots all but empty.
         groups = 1 if self._category is None else min(length, int(self._category.max()) - int(self._category.min()) + 1)
         slots = -(-(length + groups * (_GROUP - 1)) // _SLOTS) * _SLOTS
@@ -132,9 +131,9 @@ class SearchKeys:
         with self._lock:
             if self._prepared is None or not enough(self._prepared):
                 if self._placed[1] % _LINE:
-                    own = _room(*self._key.shape)
-                    own[:] = self._key
-                    self._key, self._placed = own, (own, address(own))
+                    own = _room(*self.key_LA.shape)
+                    own[:] = self.key_LA
+                    self._placed = own, address(own)
                 self._prepared = build()
             return self._prepared
 
@@ -143,7 +142,7 @@ class SearchKeys:
 
         Raises: ValueError as the constructor, and when categories are given to keys without them or the other way round.
         """
-        key = array("attn_behavior_MA", attn_behavior_MA, np.float32, (None, self._key.shape[1]))
+        key = array("attn_behavior_MA", attn_behavior_MA, np.float32, (None, self.key_LA.shape[1]))
         finite("attn_behavior_MA", key)
         if (category_M is None) != (self._category is None):
             raise ValueError("category_M must be given exactly when the keys have categories")
@@ -157,8 +156,8 @@ class SearchKeys:
                 else:
                     buffer = None
         if buffer is None:
-            buffer = _Buffer(total + total // 4 + 16, self._key.shape[1])
-            buffer.key[:old] = self._key
+            buffer = _Buffer(total + total // 4 + 16, self.key_LA.shape[1])
+            buffer.key[:old] = self.key_LA
             if self._category is not None:
                 buffer.category[:old] = self._category
             buffer.used = total
@@ -166,8 +165,7 @@ class SearchKeys:
         if category is not None:
             buffer.category[old:total] = category
         grown = SearchKeys.__new__(SearchKeys)
-        grown._key = buffer.key[:total]
-        grown._placed = grown._key, address(buffer.key)
+        grown._placed = buffer.key[:total], address(buffer.key)
         grown._category = None if category is None else buffer.category[:total]
         grown._buffer = buffer
         # Of rows that both share.

@@ -71,8 +71,7 @@ class Side:
             self.seconds += time.perf_counter() - began
             self.latency_ms += [latency for latency, _ in collected]
             for _, timing in collected:
-                for name, value in re.findall(r"(\w+);dur=([\d.]+)", timing):
-                    self.stages_ms.setdefault(name, []).append(float(value))
+                note_stages(self.stages_ms, timing)
 
     def connected(self) -> Connection:
         """A new connection."""
@@ -122,6 +121,12 @@ def started(command: list[str], environment: dict[str, str], port: int) -> Itera
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         process.stderr.close()
+
+
+def note_stages(stages_ms: dict[str, list[float]], timing: str) -> None:
+    """Add an answer's `Server-Timing` to the times of each stage, ms."""
+    for name, value in re.findall(r"(\w+);dur=([\d.]+)", timing):
+        stages_ms.setdefault(name, []).append(float(value))
 
 
 def percentiles(values: list[float]) -> dict[str, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import secrets
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -15,7 +14,7 @@ import numpy as np
 from service.app import open_store
 from service.behavior_store import BehaviorStore
 from service.bench.requests import Drawn
-from service.bench.sides import Side, dare_serve, percentiles
+from service.bench.sides import Side, dare_serve, note_stages, percentiles
 from service.commands.terminal import emit, table
 
 _WARM = 10
@@ -64,7 +63,6 @@ def _asked(side: Side, drawn: Drawn, rng: np.random.Generator, names: list[str],
         path, body = ("/v1/score", wanted[0]) if len(names) == 1 else ("/v1/score:batch", {"requests": wanted})
         _, timing = side.post(connection, json.dumps(body).encode(), path)
         if number >= _WARM:
-            for name, value in re.findall(r"(\w+);dur=([\d.]+)", timing):
-                stages_ms.setdefault(name, []).append(float(value))
+            note_stages(stages_ms, timing)
     connection.close()
     return stages_ms

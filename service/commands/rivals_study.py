@@ -19,7 +19,7 @@ from model.runtime import ScoringRuntime
 from model.search_quality import Truth, runtime_quality
 from model.study import Cell, Judge
 from service.commands.data import read
-from service.commands.options_study import TEACH_SEARCH
+from service.commands.options_study import TEACH_SEARCH, base_config
 from service.commands.study_report import about, drawing, run_cells, write_report
 from service.commands.terminal import console, emit, table
 from service.commands.training import changed
@@ -75,8 +75,8 @@ def rows_of(models: list[str], seeds: int, longest: int | None, threads: int, se
         return config
 
     def plain(seed: int, **changes: Any) -> TrainConfig:
-        base = PRESETS["default"](seed)
-        return replace(base, model=replace(base.model, features=False, feature_bins=0, **changes))
+        base = base_config("plain", seed, threads)
+        return replace(base, model=replace(base.model, **changes))
 
     def taught(seed: int) -> TrainConfig:
         return plain(seed, objectives=TEACH_SEARCH)

@@ -13,7 +13,7 @@
 #define UNROLL _Pragma("GCC unroll 16")
 namespace {
 // A query in -64..64 keeps the sum of two products within 16 bits.
-constexpr int TILE_TARGETS = 2, TILE_VECTORS = 2, NARROW_VECTORS = 2, LEAST_QUADS_SECOND = 8, DIRECT_TARGETS = 2, DIRECT_VECTORS = 2, MOST_QUERY = 64;
+constexpr int TILE_TARGETS = 2, TILE_VECTORS = 2, NARROW_VECTORS = 2, DIRECT_TARGETS = 2, DIRECT_VECTORS = 2, MOST_QUERY = 64;
 
 #include "search_ops_avx2.hpp"
 

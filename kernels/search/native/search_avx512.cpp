@@ -13,7 +13,7 @@
 #define UNROLL _Pragma("GCC unroll 16")
 namespace {
 // A query in -64..64 keeps the sum of two products within 16 bits.
-constexpr int TILE_TARGETS = 4, TILE_VECTORS = 4, NARROW_VECTORS = 2, LEAST_QUADS_SECOND = 8, DIRECT_TARGETS = 4, DIRECT_VECTORS = 4, MOST_QUERY = 64;
+constexpr int TILE_TARGETS = 4, TILE_VECTORS = 4, NARROW_VECTORS = 2, DIRECT_TARGETS = 4, DIRECT_VECTORS = 4, MOST_QUERY = 64;
 
 #include "search_ops_avx512.hpp"
 

@@ -12,7 +12,7 @@
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,popcnt")))
 #define UNROLL _Pragma("GCC unroll 16")
 namespace {
-constexpr int TILE_TARGETS = 4, TILE_VECTORS = 4, NARROW_VECTORS = 2, LEAST_QUADS_SECOND = 8, DIRECT_TARGETS = 4, DIRECT_VECTORS = 4, MOST_QUERY = 127;
+constexpr int TILE_TARGETS = 4, TILE_VECTORS = 4, NARROW_VECTORS = 2, DIRECT_TARGETS = 4, DIRECT_VECTORS = 4, MOST_QUERY = 127;
 
 #include "search_ops_avx512.hpp"
 

@@ -3,6 +3,7 @@
 
 constexpr int32_t kInvalid = -(1 << 29);  // added to the dot of a row that must not compete: less than any dot
 constexpr int32_t kSurelyValid = -(1 << 28);
+constexpr int64_t kQuadsForSecond = 8;  // from so wide keys on the second best of a group are found too
 constexpr int64_t kNearBytes = 256 << 10;  // bytes of keys that a second-level cache holds beside everything else
 constexpr double kMostAdded = double(1 << 20);  // of a bias or a category score, in units of the integer dot
 constexpr double kAddedError = 0.7;             // of each, in the same units: rounding to an integer, and of the product in fp32
@@ -157,13 +158,12 @@ TARGET static void group_maxima_of(const SearchPlan& p, const Query* query, int 
 
 // Whether the second best are found too: free beside wide dots, and a group with one good row need not be looked at again. Category scores,
 // which are added to a group's maximum, would disturb the bits of its slot.
-bool finds_second(const SearchPlan& p) { return p.core->quads >= LEAST_QUADS_SECOND && !p.call->category_score; }
+bool finds_second(const SearchPlan& p) { return p.core->quads >= kQuadsForSecond && !p.call->category_score; }
 
 TARGET static void group_maxima(const SearchPlan& p, const Query* query, int targets, const Maxima& maxima) {
     const int64_t quads = p.core->quads;
     if (finds_second(p)) {
-        if (quads == 4) group_maxima_of<4, true>(p, query, targets, maxima);
-        else if (quads == 8) group_maxima_of<8, true>(p, query, targets, maxima);
+        if (quads == 8) group_maxima_of<8, true>(p, query, targets, maxima);
         else if (quads == 16) group_maxima_of<16, true>(p, query, targets, maxima);
         else group_maxima_of<0, true>(p, query, targets, maxima);
     } else if (quads == 4) group_maxima_of<4, false>(p, query, targets, maxima);

@@ -12,7 +12,7 @@
 #define TARGET
 #define UNROLL _Pragma("GCC unroll 4")
 namespace {
-constexpr int TILE_TARGETS = 1, TILE_VECTORS = 1, NARROW_VECTORS = 1, LEAST_QUADS_SECOND = 8, DIRECT_TARGETS = 2, DIRECT_VECTORS = 1, MOST_QUERY = 127;
+constexpr int TILE_TARGETS = 1, TILE_VECTORS = 1, NARROW_VECTORS = 1, DIRECT_TARGETS = 2, DIRECT_VECTORS = 1, MOST_QUERY = 127;
 
 #define OP __attribute__((always_inline)) static inline
 
