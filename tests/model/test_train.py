@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 import model.train
 from model.config import AUXILIARY, ModelConfig, TrainConfig, paper_preset
@@ -30,6 +30,7 @@ from model.train import (
     Progress,
     Trained,
     build,
+    epoch_steps,
     evaluate_examples,
     feature_step,
     feature_steps,
@@ -339,6 +340,23 @@ def test_features_alone_train_what_reads_them_and_nothing_else(data: Dataset) ->
     assert "head.norm.running_mean" not in moved
     assert torch.equal(after["head.first.weight"][:, :learned], before["head.first.weight"][:, :learned])
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
+
+
+def test_whole_epochs_begin_at_full_rates_without_moments_and_are_evaluated_alone(data: Dataset) -> None:
+    seen: list[tuple[float, bool]] = []
+    hook = register_optimizer_step_pre_hook(lambda optimizer, *_: seen.append((optimizer.param_groups[1]["lr"], bool(optimizer.state))))
+    try:
+        trained = train(CONFIG, data)
+    finally:
+        hook.remove()
+    alone, whole = len(feature_steps(CONFIG, data.train, 0)), [len(epoch_steps(CONFIG, data.train, i)) for i in range(CONFIG.epochs)]
+    assert len(seen) == alone + sum(whole)
+    rates, moments = zip(*seen, strict=True)
+    assert rates[: alone + 1] == (CONFIG.learning_rate,) * (alone + 1)
+    np.testing.assert_allclose(rates[alone:], CONFIG.learning_rate * (1 - np.arange(sum(whole)) / sum(whole)))
+    assert [step for step, had in enumerate(moments) if not had] == [0, alone]
+    first = alone + np.array([0, whole[0]])
+    assert [entry["step"] for entry in trained.curve] == [int(first[i]) + round(whole[i] * part / 2) for i in (0, 1) for part in (1, 2)]
 
 
 def test_a_model_without_features_has_no_epochs_of_them(log: InteractionLog) -> None:

@@ -13,7 +13,7 @@ import pytest
 from fastapi.routing import APIRoute
 
 from service.app import create_app
-from service.auth import Quota
+from service.auth import Callers, Quota
 from service.commands.keys import key_command
 from service.memory_store import MemoryStore
 from service.settings import Settings
@@ -206,3 +206,17 @@ def test_a_key_that_the_command_made_opens_the_service(tiny: Tiny, tmp_path: Pat
         assert statuses == [200, 200, 429]
     finally:
         server.stop()
+
+
+def test_keys_read_again_keep_what_is_left_of_their_quota(tiny: Tiny, tmp_path: Path) -> None:
+    callers = Callers(Settings(artifacts=tiny.artifacts, api_keys=key_file(tmp_path), development=False))
+    before = {key.name: caller for _, key, caller in callers._caller}
+    key_file(tmp_path, scopes=["score"])
+    callers.reload()
+    after = {key.name: caller for _, key, caller in callers._caller}
+    assert after["slow"] is before["slow"] and after["slow"].quota is not None
+    assert after["shop"] is not before["shop"] and after["shop"].scopes == {"score"}
+    (tmp_path / "keys.json").write_text("{")
+    with pytest.raises(ValueError, match=r"keys\.json"):
+        callers.reload()
+    assert {key.name: caller for _, key, caller in callers._caller} == after

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 
 import pytest
+from rich.console import Console
 
 from model.stages.registry import KINDS, stages
 from service.cli import main
+from service.commands import terminal
 
 
 def test_json_lists_every_stage_and_how_it_is_served(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,6 +25,14 @@ def test_json_lists_every_stage_and_how_it_is_served(capsys: pytest.CaptureFixtu
     assert search["exact"]["served"] == "compiled kernels" and search["simhash"]["served"] == "ONNX graph"
     assert search["simhash"]["options"] == {"bits": 64, "seed": 0} and "2108.04468" in search["simhash"]["source"]
     assert {entry["served"] for entry in found["objective"]} == {"in training alone"}
+
+
+def test_a_narrow_table_folds_and_loses_no_digit(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(terminal, "console", Console(file=shown, width=30))
+    terminal.table("figures", [dict.fromkeys(("auc", "gauc", "log loss", "ece", "never seen"), 0.123456)])
+    assert "…" not in shown.getvalue()
+    assert sum(shown.getvalue().count(digit) for digit in "01234568") == 5 * len("01235")
 
 
 def test_one_kind_as_a_table_and_an_unknown_kind(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -317,6 +317,8 @@ def test_canary_and_shadow_are_followed_as_current_is(tiny: Tiny, tmp_path: Path
         until(f"{new} 0.5\n", "SHADOW", {old: ["active"], new: ["canary", "shadow"]})
         canary = server.models.canary
         assert canary is server.models.shadow, "loaded once"
+        limits = [served.users._max_bytes for served in (server.models.active, canary)]
+        assert limits == [server.settings.user_cache_bytes // 2] * 2, "one cache, divided among what is loaded"
         for refused in (f"{new} 2", "nowhere 0.5", "nonsense", ""):
             caplog.clear()
             moved(refused, "CANARY")
@@ -331,6 +333,7 @@ def test_canary_and_shadow_are_followed_as_current_is(tiny: Tiny, tmp_path: Path
             assert time.monotonic() < deadline
         until("none", "CANARY", {old: ["active"], new: []})
         assert canary.users.state_bytes() == 0, "whoever was prepared for it is gone"
+        assert server.models.active.users._max_bytes == server.settings.user_cache_bytes
 
 
 def test_a_canary_that_cannot_be_served_stops_the_start(tiny: Tiny) -> None:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import re
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from urllib.parse import quote
 
 import numpy as np
 import pytest
 
 from model.item_hash import hash_item_ids
-from model.runtime import ScoringRuntime
+from model.runtime import Scored, ScoringRuntime
+from model.user_state import UserState
+from service import scorer
+from service.behavior_store import U64
+from service.settings import Settings
 from tests.conftest import Tiny
-from tests.service.conftest import NOW, Server
+from tests.service.conftest import NOW, Server, filled_store
 
 
 def test_scores_equal_the_runtime_in_order_with_duplicates(server: Server, tiny: Tiny) -> None:
@@ -42,6 +47,39 @@ def test_a_large_request_that_more_threads_take_scores_the_same(server: Server) 
 
     # 8,000 pairs, and 800,000.
     assert scores(few * 100) == scores(few) * 100
+
+
+def test_a_large_request_takes_the_threads_of_requests_that_are_not_there(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scorer, "_WORTH_SHARING", 100)
+    server = Server(Settings(artifacts=tiny.artifacts, inference_threads=3, threads_per_request=8), filled_store(tiny, 1))
+    runtime, taken, scoring, go_on = server.models.active.runtime, list[tuple[int, int]](), Event(), Event()
+    real = runtime.score
+
+    def score(state: UserState, candidates: U64, timestamp: int, explain: int, threads: int) -> Scored:
+        taken.append((len(candidates), threads))
+        if len(candidates) == 10:
+            scoring.set()
+            assert go_on.wait(30)
+        return real(state, candidates, timestamp, explain, threads)
+
+    def ask(candidates: int, **more: object) -> None:
+        request = {"candidates": ["item-1"] * candidates, "timestamp": NOW} | (more or {"user_id": tiny.log.user_id[0]})
+        server.client.post("/v1/score", json=request).raise_for_status()
+
+    monkeypatch.setattr(runtime, "score", score)
+    try:
+        with ThreadPoolExecutor(1) as other:
+            ask(9)
+            held = other.submit(ask, 10)
+            assert scoring.wait(30)
+            ask(8)
+            go_on.set()
+            held.result()
+        ask(7, behaviors=[{"item_id": "item-2", "timestamp": NOW - 1}])
+    finally:
+        go_on.set()
+        server.stop()
+    assert taken == [(9, 3), (10, 3), (8, 2), (7, 1)], "all three, with one held two, for a small request one"
 
 
 def test_inline_behaviors_score_as_stored_ones_whatever_their_order(server: Server, tiny: Tiny) -> None:

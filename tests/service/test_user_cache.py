@@ -52,6 +52,18 @@ class Cached:
         return self.metrics.user_cache_bytes.collect()[0].samples[0].value
 
 
+def test_a_smaller_limit_holds_at_once(runtime: ScoringRuntime) -> None:
+    cached = Cached(runtime)
+    for user in "abc":
+        cached.append(user, 0, 0)
+        cached.read(user)
+    held = int(cached.bytes())
+    cached.cache.limit(held - 1)
+    assert 0 < cached.bytes() < held and cached.bytes() == cached.cache.state_bytes()
+    cached.read("c")
+    assert cached.counted()["hit"] == 1, "the newest stay"
+
+
 def test_hit_extended_prepared(runtime: ScoringRuntime) -> None:
     cached = Cached(runtime)
     for time in range(5):
