@@ -16,7 +16,7 @@ from pathlib import Path
 
 import redis
 
-PATIENCE_S = 20.0
+from tests.patience import PATIENCE_S
 
 
 def server_program() -> str | None:

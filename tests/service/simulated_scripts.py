@@ -176,11 +176,10 @@ def read(keys: Keys, names: Sequence[str], arguments: Sequence[Any]) -> list[Any
     total = int(held["total"])
     if held["epoch"] != epoch or total < length or total - length > most:
         return [held["epoch"], total]
-    whole, newest = keys.string.get(body, b""), keys.string.get(tail, b"")
-    # As the script: the length of the body follows from that of the tail, which is what tells where a damaged tail leads.
-    first, body_length = max(0, length - again), total - len(newest) // SIZE
-    rows = newest[(first - body_length) * SIZE :] if first >= body_length else whole[first * SIZE :] + newest
-    return [held["epoch"], total, rows]
+    rows = keys.string.get(body, b"") + keys.string.get(tail, b"")
+    if len(rows) != total * SIZE:
+        return [held["epoch"], total]
+    return [held["epoch"], total, rows[max(0, length - again) * SIZE :]]
 
 
 SCRIPTS: dict[str, Callable[[Keys, Sequence[str], Sequence[Any]], Any]] = {"append": append, "load": load, "delete": delete, "read": read}

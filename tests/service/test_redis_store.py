@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 from service.behavior_store import REMEMBERED_EVENTS, NewBehavior, StoreError
 from service.commands.capacity import capacity
 from service.redis_store import RedisStore
+from tests.patience import until
 from tests.service.redis_server import GivenServer, RedisServer
 
 AnyServer = RedisServer | GivenServer
@@ -94,10 +94,13 @@ def test_users_read_together_cost_one_exchange(redis_server: AnyServer, opened: 
     for user in users:
         grown(store, user, 100)
         assert len(store.read(user)) == 100
-    before = exchanges()
-    together = store.read_known(users)
-    assert exchanges() - before < 10, "the feed and INFO ask too"
-    assert {len(together[user]) for user in users} == {100}
+    costs = []
+    for _ in range(5):
+        before = exchanges()
+        together = store.read_known(users)
+        costs.append(exchanges() - before)
+        assert {len(together[user]) for user in users} == {100}
+    assert min(costs) < 10, "INFO asks too, and so does the feed, the more often the slower the machine"
     assert store.read_known(["u1", "a stranger"]).keys() == {"u1"}, "who is not held is to be read whole, alone"
 
 
@@ -143,8 +146,7 @@ def test_a_user_expires_after_their_last_append(redis_server: AnyServer, opened:
     assert all(redis_server.client.pttl(key) == -1 for key in left), "0 keeps for ever, also what was to expire before"
     for key in left:
         redis_server.client.pexpire(key, 1)
-    while redis_server.client.dbsize():
-        pass
+    until(lambda: redis_server.client.dbsize() == 0)
     assert len(store.read("u")) == 0
 
 
@@ -173,13 +175,6 @@ def test_a_sequence_is_not_recalled_once_it_is_stale(opened: Any, redis_server: 
     until(lambda: len(store.recall("u")) == 0)
 
 
-def until(true: Any, patience_s: float = 20.0) -> None:
-    deadline = time.monotonic() + patience_s
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-
-
 def test_what_another_version_or_nobody_wrote_is_named(redis_server: AnyServer, opened: Any) -> None:
     store = opened()
     grown(store, "u", 40)
@@ -188,10 +183,22 @@ def test_what_another_version_or_nobody_wrote_is_named(redis_server: AnyServer, 
         with pytest.raises(StoreError, match="u"):
             call()
     redis_server.client.hset("dare:{:u}:m", "schema", "1")
+    assert len(store.read("u")) == 40
     redis_server.client.append("dare:{:u}:t", b"x")
-    for call in (lambda: store.append([NewBehavior("u", 1, 1, None)]), lambda: opened().read("u")):
+    for call in (lambda: store.append([NewBehavior("u", 1, 1, None)]), lambda: opened().read("u"), lambda: store.read("u")):
         with pytest.raises(StoreError, match=r"DAREDAMAGED|641 bytes for 40 behaviors"):
             call()
+
+
+def test_a_surplus_record_is_no_behavior_not_even_to_who_holds_nothing(redis_server: AnyServer, opened: Any) -> None:
+    store = opened()
+    store.load("u", np.zeros(0, np.uint64), np.zeros(0, np.int64))
+    assert len(store.read("u")) == 0
+    grown(opened(), "u", 3)
+    redis_server.client.append("dare:{:u}:t", b"x" * 16)
+    for _ in range(2):
+        with pytest.raises(StoreError, match="64 bytes for 3 behaviors"):
+            store.read("u")
 
 
 @pytest.mark.parametrize("times", [[-1, 5], [5, 2**32]])

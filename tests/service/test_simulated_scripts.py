@@ -34,7 +34,7 @@ def bounds(draw: st.DrawFn) -> tuple[int, ...]:
 appends = st.tuples(st.just("append"), st.lists(st.tuples(times, st.none() | st.integers(0, 6)), max_size=9), ttls)
 loads = st.tuples(st.just("load"), st.lists(times, max_size=40).map(sorted), st.integers(0, 3), ttls)
 reads = st.tuples(st.just("read"), st.booleans(), st.integers(0, 14), st.integers(0, 5), st.integers(0, 9))
-others = st.sampled_from([("delete",), ("full", 1), ("full", 0), ("schema",), ("damage",)])
+others = st.sampled_from([("delete",), ("full", 1), ("full", 0), ("schema",), ("damage", 16), ("damage", 3)])
 steps = st.lists(st.one_of(appends, appends, appends, loads, reads, reads, others), max_size=14)
 
 
@@ -107,8 +107,8 @@ class Both:
             self.client.hset(NAMES[2], "schema", "2")
             self.twin.hash[NAMES[2]]["schema"] = b"2"
         elif kind == "damage" and NAMES[1] in self.twin.string and not self.twin.full:
-            self.client.append(NAMES[1], b"x" * 16)
-            self.twin.string[NAMES[1]] += b"x" * 16
+            self.client.append(NAMES[1], b"x" * given[0])
+            self.twin.string[NAMES[1]] += b"x" * given[0]
 
 
 def agree_on(server: RedisServer | GivenServer, bounds: tuple[int, ...], steps: list[tuple[Any, ...]]) -> None:
@@ -121,7 +121,7 @@ def agree_on(server: RedisServer | GivenServer, bounds: tuple[int, ...], steps: 
 
 
 def test_the_twins_do_what_the_scripts_do(redis_server: RedisServer | GivenServer) -> None:
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(bounds(), steps)
     def agree(bounds: tuple[int, ...], steps: list[tuple[Any, ...]]) -> None:
         agree_on(redis_server, bounds, steps)
@@ -131,7 +131,7 @@ def test_the_twins_do_what_the_scripts_do(redis_server: RedisServer | GivenServe
 
 @pytest.mark.faults
 def test_the_twins_do_what_the_scripts_do_for_long(redis_server: RedisServer | GivenServer) -> None:
-    @settings(max_examples=5_000, deadline=None)
+    @settings(settings.get_profile("anew"), max_examples=5_000)
     @given(bounds(), st.lists(st.one_of(appends, appends, appends, loads, reads, others), max_size=40))
     def agree(bounds: tuple[int, ...], steps: list[tuple[Any, ...]]) -> None:
         agree_on(redis_server, bounds, steps)
