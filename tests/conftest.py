@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from model.config import ModelConfig, TrainConfig, default_preset
 from model.data.log import InteractionLog
@@ -19,6 +20,7 @@ from model.data.tidy import read_tidy
 from model.dataset import Dataset, prepare
 from model.export import export
 from model.train import Trained, train
+from tests.patience import LONGEST_S, at_most
 from tests.taking_turns import turn
 
 torch.set_num_threads(1)
@@ -28,6 +30,20 @@ os.environ.setdefault("DARE_DEVELOPMENT", "true")
 os.environ["COLUMNS"] = "200"
 # A shell starts what it runs in the background deaf to Ctrl-C, and children inherit that; some tests interrupt on purpose.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The same examples in every run, however slow the machine: what the suite says depends on the code alone. The long forms draw anew.
+settings.register_profile("suite", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("anew", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """No test waits for ever; the long forms of the faults take what they take."""
+    if item.get_closest_marker("faults") is not None:
+        return (yield)
+    with at_most(LONGEST_S):
+        return (yield)
 
 
 @pytest.hookimpl(wrapper=True)

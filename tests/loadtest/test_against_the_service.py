@@ -16,6 +16,7 @@ from service.app import create_app
 from service.memory_store import MemoryStore
 from service.settings import Settings
 from tests.conftest import Tiny
+from tests.patience import until
 
 
 def test_the_open_loop_runs_against_it(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
@@ -29,8 +30,8 @@ def test_the_open_loop_runs_against_it(tiny: Tiny, capsys: pytest.CaptureFixture
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
-        while not server.started:
-            assert thread.is_alive(), "the server did not start"
+        until(lambda: server.started or not thread.is_alive())
+        assert server.started, "the server did not start"
         port = server.servers[0].sockets[0].getsockname()[1]
         status = main(["--url", f"http://127.0.0.1:{port}", "--rate", "50", "--seconds", "1", "--candidates", "20", "--json"])
         stored = sum(length for _, length in store.users()) - known

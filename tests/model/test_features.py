@@ -157,7 +157,7 @@ KEYS = st.lists(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 200_000)), 
 
 
 @given(KEYS, st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_the_history_index_equals_counting(users: list[list[tuple[int, int]]], data: st.DataObject) -> None:
     """Any user, key and range: count, first, newest, place, decayed sums and distinct keys, as a loop finds them."""
     times = [np.cumsum([gap for _, gap in behaviors]).tolist() for behaviors in users]

@@ -19,6 +19,7 @@ from service.listening import server_options
 from service.memory_store import MemoryStore
 from service.settings import Settings
 from tests.conftest import Tiny
+from tests.patience import PATIENCE_S, until
 from tests.service.redis_server import GivenServer, RedisServer, contract_server
 
 NOW = 1_700_000_000
@@ -54,10 +55,10 @@ class Server:
         )
         self._thread = threading.Thread(target=self._server.run)
         self._thread.start()
-        while not self._server.started:
-            assert self._thread.is_alive(), "the server did not start"
+        until(lambda: self._server.started or not self._thread.is_alive())
+        assert self._server.started, "the server did not start"
         port = self._server.servers[0].sockets[0].getsockname()[1]
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S)
 
     def stop(self) -> None:
         self.client.close()

@@ -16,6 +16,7 @@ from service.app import open_store
 from service.behavior_store import BehaviorSequence, BehaviorStore, StoreUnavailable
 from service.settings import Settings
 from tests.conftest import Tiny
+from tests.patience import until
 from tests.service.conftest import Server
 
 USERS = 6
@@ -84,12 +85,24 @@ class Load:
         """Acknowledged behaviors."""
         return sum(map(len, self.acknowledged))
 
-    def until_posted(self, more: int, patience_s: float = 60.0) -> None:
+    def until_posted(self, more: int) -> None:
         """Wait for so many more acknowledged behaviors."""
-        target, deadline = self.posted() + more, time.monotonic() + patience_s
-        while self.posted() < target:
-            assert time.monotonic() < deadline and not self.broken, (self.posted(), target, self.broken)
-            self._end.wait(0.005)
+        target = self.posted() + more
+        until(lambda: self.posted() >= target or self.broken)
+
+    def until_scored(self, more: int) -> None:
+        """Wait for so many more answers to score requests."""
+        target = len(self.answers) + more
+        until(lambda: len(self.answers) >= target or self.broken)
+
+    def until_whole(self) -> None:
+        """Wait for an answer from the whole history."""
+        began = time.monotonic()
+        until(lambda: any(answer.at > began and not answer.degraded for answer in self.answers[-10:]) or self.broken)
+
+    def until_remembered(self, store: BehaviorStore) -> None:
+        """Wait until the service can score every user without asking its store."""
+        until(lambda: all(len(store.recall(f"user{user}")) for user in range(USERS)) or self.broken)
 
     def _score(self, part: int) -> None:
         with httpx.Client(base_url=self.url, timeout=30) as client:
@@ -138,13 +151,17 @@ class Load:
 
 def read_patiently(store: BehaviorStore, user_id: str) -> BehaviorSequence:
     """What the store reads as soon as it answers in time: a busy machine may miss its 25 ms now and then."""
-    deadline = time.monotonic() + 30
-    while True:
+    found: list[BehaviorSequence] = []
+
+    def read() -> bool:
         try:
-            return store.read(user_id)
+            found.append(store.read(user_id))
         except StoreUnavailable:
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
+            return False
+        return True
+
+    until(read)
+    return found[0]
 
 
 def p99(answers: list[Answer]) -> float:

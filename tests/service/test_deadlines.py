@@ -21,6 +21,7 @@ from service.memory_store import MemoryStore
 from service.pace import Pace
 from service.settings import Settings
 from tests.conftest import Tiny
+from tests.patience import PATIENCE_S, until
 from tests.service.conftest import NOW, Server
 
 CANDIDATES = [f"item-{i}" for i in range(100)]
@@ -105,7 +106,7 @@ class CountingStore(MemoryStore):
     def read(self, user_id: str) -> BehaviorSequence:
         self.reads += 1
         self.begun.release()
-        assert self.go_on.wait(60)
+        assert self.go_on.wait(PATIENCE_S)
         return super().read(user_id)
 
 
@@ -118,8 +119,7 @@ def half_leave(tiny: Tiny, count: int) -> tuple[int, int, int]:
     request = b"POST /v1/score HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body
 
     def metric(text: str) -> None:
-        while text not in server.client.get("/metrics").text:
-            pass
+        until(lambda: text in server.client.get("/metrics").text)
 
     try:
         metric("dare_model_info")

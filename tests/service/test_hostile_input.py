@@ -257,7 +257,7 @@ def hostile(server: Server, data: st.DataObject, path: str) -> int:
     return status
 
 
-@how_often(max_examples=200, deadline=None)
+@how_often(max_examples=200)
 @given(data=st.data(), path=st.sampled_from(sorted(VALID)))
 def test_generated_bodies_never_cost_a_5xx(server: Server, data: st.DataObject, path: str) -> None:
     hostile(server, data, path)
@@ -267,7 +267,7 @@ def test_generated_bodies_never_cost_a_5xx(server: Server, data: st.DataObject, 
 def test_50_000_generated_bodies_never_cost_a_5xx(server: Server, figure: Callable[[int, str], None]) -> None:
     seen = Counter[int]()
 
-    @how_often(max_examples=50_000, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @how_often(how_often.get_profile("anew"), max_examples=50_000, database=None, suppress_health_check=list(HealthCheck))
     @given(data=st.data(), path=st.sampled_from(sorted(VALID)))
     def case(data: st.DataObject, path: str) -> None:
         seen[hostile(server, data, path)] += 1

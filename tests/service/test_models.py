@@ -8,7 +8,6 @@ import os
 import re
 import socket
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,7 @@ from service.memory_store import MemoryStore
 from service.models import Models
 from service.settings import Settings
 from tests.conftest import Tiny
+from tests.patience import PATIENCE_S, until
 from tests.service.conftest import NOW, Server, filled_store
 from tests.service.model_versions import rewrite, with_versions
 
@@ -132,15 +132,12 @@ def test_current_is_followed_and_what_is_refused_is_left(tiny: Tiny, tmp_path: P
     damage(tmp_path / "a" / bad, "bit")
     with serving(tmp_path / "a", tiny, follow_current_s=0.01) as server:
         activate(tmp_path / "a", new)
-        while scores(server)[0] == old:
-            pass
+        until(lambda: scores(server)[0] == new)
         activate(tmp_path / "a", bad)
-        while 'outcome="refused"} 1.0' not in server.client.get("/metrics").text:
-            pass
+        until(lambda: 'outcome="refused"} 1.0' in server.client.get("/metrics").text)
         assert scores(server)[0] == new
         activate(tmp_path / "a", old)
-        while scores(server)[0] == new:
-            pass
+        until(lambda: scores(server)[0] == old)
 
 
 def swap_under_load(tiny: Tiny, folder: Path, swaps: int) -> tuple[int, list[int], list[weakref.ref[Any]], str]:
@@ -168,9 +165,8 @@ def swap_under_load(tiny: Tiny, folder: Path, swaps: int) -> tuple[int, list[int
             running = [callers.submit(call) for _ in range(4)]
             try:
                 for swap in range(swaps):
-                    before = len(answers)
-                    while len(answers) < before + 10 and not any(caller.done() for caller in running):
-                        time.sleep(0.001)
+                    enough = len(answers) + 10
+                    until(lambda enough=enough: len(answers) >= enough or any(caller.done() for caller in running))
                     runtimes.append(weakref.ref(models.active.runtime))
                     server.client.post(f"/v1/models/{names[swap % 3]}:activate").raise_for_status()
                     gc.collect()
@@ -216,7 +212,7 @@ class GatedStore(MemoryStore):
         self.reads += 1
         if user_id == "gated":
             self.reading.set()
-            assert self.go_on.wait(30)
+            assert self.go_on.wait(PATIENCE_S)
         return super().read(user_id)
 
 
@@ -228,7 +224,7 @@ def test_a_batch_is_answered_by_the_version_it_began_with(tiny: Tiny, tmp_path: 
         batch = {"requests": [ASK | {"user_id": user} for user in ("a", "gated", "b")]}
         with ThreadPoolExecutor(1) as caller:
             under_way = caller.submit(server.client.post, "/v1/score:batch", json=batch)
-            assert store.reading.wait(30)
+            assert store.reading.wait(PATIENCE_S)
             server.client.post(f"/v1/models/{new}:activate").raise_for_status()
             assert scores(server)[0] == new
             store.go_on.set()
@@ -248,11 +244,10 @@ def test_a_batch_ends_with_its_caller(tiny: Tiny) -> None:
         host, port = server.client.base_url.host, server.client.base_url.port
         with socket.create_connection((host, port)) as caller:
             caller.sendall(b"POST /v1/score:batch HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-            assert store.reading.wait(30)
+            assert store.reading.wait(PATIENCE_S)
         server.client.get("/livez")  # by now the loop has seen the end of the connection
         store.go_on.set()
-        while 'route="/v1/score:batch",status="400"' not in server.client.get("/metrics").text:
-            pass
+        until(lambda: 'route="/v1/score:batch",status="400"' in server.client.get("/metrics").text)
         assert store.reads <= 5, "of 61"
     finally:
         store.go_on.set()
@@ -289,8 +284,7 @@ def test_a_shadow_scores_besides_and_only_its_difference_is_kept(tiny: Tiny, tmp
             found = re.search(rf"^{name} (.*)$", server.client.get("/metrics").text, re.MULTILINE)
             return float(found[1]) if found else 0.0
 
-        while metric('dare_shadow_total{outcome="compared"}') + metric('dare_shadow_total{outcome="skipped"}') < asked:
-            pass
+        until(lambda: sum(metric(f'dare_shadow_total{{outcome="{outcome}"}}') for outcome in ("compared", "skipped")) >= asked)
         compared = metric('dare_shadow_total{outcome="compared"}')
         assert compared == metric("dare_shadow_difference_count") > 0
         shadowed = np.array([answers[i][1] for i in range(40) if server.models.shadow_of(f"someone-{i}") is not None])
@@ -308,18 +302,19 @@ def test_canary_and_shadow_are_followed_as_current_is(tiny: Tiny, tmp_path: Path
             (tmp_path / "moved").write_text(text)
             (tmp_path / "moved").rename(tmp_path / "a" / file)
 
-        def until(text: str, file: str, roles: dict[str, list[str]]) -> None:
+        def roles() -> dict[str, list[str]]:
+            return {model["version"]: model["roles"] for model in server.client.get("/v1/models").json()["models"]}
+
+        def follows(text: str, file: str, to: dict[str, list[str]]) -> None:
             moved(text, file)
-            deadline = time.monotonic() + 30
-            while {model["version"]: model["roles"] for model in server.client.get("/v1/models").json()["models"]} != roles:
-                assert time.monotonic() < deadline
+            until(lambda: roles() == to)
 
         assert server.models.canary is not None and server.models.shadow is None
-        until("none", "CANARY", {old: ["active"], new: []})
+        follows("none", "CANARY", {old: ["active"], new: []})
         assert {scores(server, user_id=f"someone-{i}")[0] for i in range(40)} == {old}
-        until(f"{new} 1\n", "CANARY", {old: ["active"], new: ["canary"]})
+        follows(f"{new} 1\n", "CANARY", {old: ["active"], new: ["canary"]})
         assert {scores(server, user_id=f"someone-{i}")[0] for i in range(40)} == {new}
-        until(f"{new} 0.5\n", "SHADOW", {old: ["active"], new: ["canary", "shadow"]})
+        follows(f"{new} 0.5\n", "SHADOW", {old: ["active"], new: ["canary", "shadow"]})
         canary = server.models.canary
         assert canary is server.models.shadow, "loaded once"
         limits = [served.users._max_bytes for served in (server.models.active, canary)]
@@ -327,16 +322,13 @@ def test_canary_and_shadow_are_followed_as_current_is(tiny: Tiny, tmp_path: Path
         for refused in (f"{new} 2", "nowhere 0.5", "nonsense", ""):
             caplog.clear()
             moved(refused, "CANARY")
-            while not caplog.messages:
-                pass
-            assert "CANARY is not followed" in caplog.text and refused.split(" ")[0] in caplog.text
+            named = refused.split(" ")[0]
+            until(lambda named=named: any("CANARY is not followed" in said and named in said for said in caplog.messages))
             assert server.models.canary is canary and scores(server)[0] == new, "all stays as it was"
-        until("none\n", "SHADOW", {old: ["active"], new: ["canary"]})
-        until(f"{new} 0", "CANARY", {old: ["active"], new: ["canary"]})
-        deadline = time.monotonic() + 30
-        while scores(server)[0] != old:
-            assert time.monotonic() < deadline
-        until("none", "CANARY", {old: ["active"], new: []})
+        follows("none\n", "SHADOW", {old: ["active"], new: ["canary"]})
+        follows(f"{new} 0", "CANARY", {old: ["active"], new: ["canary"]})
+        until(lambda: scores(server)[0] == old)
+        follows("none", "CANARY", {old: ["active"], new: []})
         assert canary.users.state_bytes() == 0, "whoever was prepared for it is gone"
         assert server.models.active.users._max_bytes == server.settings.user_cache_bytes
 

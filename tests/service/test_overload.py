@@ -18,6 +18,7 @@ from service.behavior_store import Appended, BehaviorSequence, NewBehavior
 from service.memory_store import MemoryStore
 from service.settings import Settings
 from tests.conftest import Tiny
+from tests.patience import PATIENCE_S
 from tests.service.conftest import Server
 
 SCORE = {"user_id": "u", "candidates": ["item-1"]}
@@ -42,7 +43,7 @@ class HeldStore(MemoryStore):
 
     def hold(self) -> None:
         self.begun.release()
-        assert self.go_on.wait(30)
+        assert self.go_on.wait(PATIENCE_S)
 
 
 @contextmanager
@@ -53,7 +54,7 @@ def busy(tiny: Tiny, path: str, body: dict[str, Any], **limits: Any) -> Iterator
     try:
         with ThreadPoolExecutor(1) as caller:
             under_way = caller.submit(server.client.post, path, json=body)
-            assert store.begun.acquire(timeout=30)
+            assert store.begun.acquire(timeout=PATIENCE_S)
             try:
                 yield server, under_way
             finally:

@@ -17,6 +17,7 @@ from service import scorer
 from service.behavior_store import U64
 from service.settings import Settings
 from tests.conftest import Tiny
+from tests.patience import PATIENCE_S
 from tests.service.conftest import NOW, Server, filled_store
 
 
@@ -59,7 +60,7 @@ def test_a_large_request_takes_the_threads_of_requests_that_are_not_there(tiny: 
         taken.append((len(candidates), threads))
         if len(candidates) == 10:
             scoring.set()
-            assert go_on.wait(30)
+            assert go_on.wait(PATIENCE_S)
         return real(state, candidates, timestamp, explain, threads)
 
     def ask(candidates: int, **more: object) -> None:
@@ -71,7 +72,7 @@ def test_a_large_request_takes_the_threads_of_requests_that_are_not_there(tiny: 
         with ThreadPoolExecutor(1) as other:
             ask(9)
             held = other.submit(ask, 10)
-            assert scoring.wait(30)
+            assert scoring.wait(PATIENCE_S)
             ask(8)
             go_on.set()
             held.result()

@@ -14,6 +14,7 @@ import httpx
 
 from service.file_store import FileStore
 from tests.conftest import Tiny
+from tests.patience import PATIENCE_S, until
 
 _SERVE = """
 import signal, sys, uvicorn
@@ -50,8 +51,7 @@ def test_draining_then_stopping_without_ever_importing_torch(tiny: Tiny, tmp_pat
     with serving(tiny, tmp_path) as (process, client):
         assert client.get("/readyz").status_code == 200
         process.send_signal(signal.SIGTERM)
-        while client.get("/readyz").status_code == 200:
-            assert process.poll() is None
+        until(lambda: client.get("/readyz").status_code != 200)
         ready = client.get("/readyz")
         assert ready.status_code == 503 and ready.json()["type"] == "urn:dare:problem:draining" and "Retry-After" in ready.headers
         posted = [{"user_id": "u", "item_id": "item-1", "timestamp": 5, "event_id": "e"}]
@@ -62,7 +62,7 @@ def test_draining_then_stopping_without_ever_importing_torch(tiny: Tiny, tmp_pat
         client.close()
         # A second signal does not wait for the end of the drain.
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE_S) == 0
         assert process.stdout is not None and process.stdout.read() == "[]\n"
     store = FileStore(tmp_path)
     assert dict(store.users()) == {"u": 1}
@@ -80,7 +80,7 @@ def test_a_killed_server_has_kept_what_it_acknowledged(tiny: Tiny, tmp_path: Pat
             except httpx.TransportError:
                 return
             acknowledged.append((f"u{caller}", step))
-            if len(acknowledged) == 200:
+            if len(acknowledged) >= 200:
                 process.kill()
         raise AssertionError("the server was not killed")
 

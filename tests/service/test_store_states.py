@@ -139,11 +139,11 @@ def test_redis_store_states(redis_server: RedisServer | GivenServer, monkeypatch
     # What is stored is tested here, not how soon: the process may not be given a second of the machine for a second.
     monkeypatch.setattr("service.redis_store._SCAN_S", PATIENCE_S)
     RedisStoreStates.server, RedisStoreStates.reader = redis_server, connected(redis_server)
-    run_state_machine_as_test(RedisStoreStates, settings=settings(max_examples=40, stateful_step_count=30, deadline=None))
+    run_state_machine_as_test(RedisStoreStates, settings=settings(max_examples=40, stateful_step_count=30))
     RedisStoreStates.reader.close()
 
 
 TestMemoryStoreStates = StoreStates.TestCase
-TestMemoryStoreStates.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestMemoryStoreStates.settings = settings(max_examples=60, stateful_step_count=30)
 TestFileStoreStates = FileStoreStates.TestCase
-TestFileStoreStates.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestFileStoreStates.settings = settings(max_examples=40, stateful_step_count=30)

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.conftest import Tiny
+from tests.patience import PATIENCE_S
 
 _SERVE = """
 import sys, uvicorn
@@ -73,7 +74,7 @@ def ended_under_load(tiny: Tiny, drain_s: float) -> tuple[int, int]:
                 thread.result()
         if drain_s > 1:
             process.send_signal(signal.SIGTERM)  # everybody has left: nothing is gained by the rest of the drain
-        process.wait(30)
+        process.wait(PATIENCE_S)
     finally:
         leaving.set()
         process.kill()

@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ import httpx
 import pytest
 
 from tests.conftest import Tiny
+from tests.patience import PATIENCE_S, until
 from tests.service.redis_server import GivenServer, RedisServer
 
 SCORE = {"user_id": "u", "candidates": ["item-1"], "timestamp": 2_000_000_000}
@@ -43,7 +43,7 @@ class Workers:
     def children(self) -> list[int]:
         """Process ids of the workers: those that listen."""
         pids = map(int, Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split())
-        return sorted(pid for pid in pids if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes())
+        return sorted(pid for pid in pids if b"spawn_main" in command_of(pid))
 
     def client_of(self, pid: int) -> httpx.Client:
         """A kept connection that this worker has accepted: the others stand still meanwhile."""
@@ -57,6 +57,14 @@ class Workers:
             for other in others:
                 os.kill(other, signal.SIGCONT)
         return client
+
+
+def command_of(pid: int) -> bytes:
+    """What a process runs; nothing where it has ended meanwhile."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 @contextmanager
@@ -97,13 +105,12 @@ def test_two_workers_are_one_service(tiny: Tiny, redis_server: RedisServer | Giv
             os.kill(second, signal.SIGKILL)
             with pytest.raises(httpx.TransportError):
                 other.get("/livez")
-            while second in (now := running.children()) or len(now) < 2:
-                assert one.get("/readyz").status_code == 200
-            (third,) = set(now) - {first}
+            until(lambda: one.get("/readyz").status_code == 200 and len(set(running.children()) - {second}) == 2)
+            (third,) = set(running.children()) - {first, second}
             with closing(running.client_of(third)) as new_one:
                 assert length(new_one) == 0
         running.process.send_signal(signal.SIGTERM)
-        assert running.process.wait(30) == -signal.SIGTERM
+        assert running.process.wait(PATIENCE_S) == -signal.SIGTERM
         for pid in (first, third):
             assert not Path(f"/proc/{pid}").exists()
 
@@ -124,13 +131,10 @@ def test_keys_are_read_again_on_every_worker(tiny: Tiny, redis_server: RedisServ
             with closing(running.client_of(pid)) as client:
                 write("old")
                 running.process.send_signal(signal.SIGHUP)
-                deadline = time.monotonic() + 30
-                while statuses(client) != [200, 401]:
-                    assert time.monotonic() < deadline
+                until(lambda client=client: statuses(client) == [200, 401])
                 write("new")
                 running.process.send_signal(signal.SIGHUP)
-                while statuses(client) != [401, 200]:
-                    assert time.monotonic() < deadline
+                until(lambda client=client: statuses(client) == [401, 200])
         file.write_text("nonsense")
         running.process.send_signal(signal.SIGHUP)
         assert running.process.stderr is not None
@@ -144,12 +148,12 @@ def test_workers_end_with_the_process_that_started_them(tiny: Tiny, redis_server
     with workers(tiny, redis_server.url) as running:
         pids = running.children()
         running.process.kill()
-        deadline = time.monotonic() + 30
-        while any(Path(f"/proc/{pid}").exists() for pid in pids):
-            assert time.monotonic() < deadline
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
 
 
 def test_a_start_that_cannot_succeed_ends_with_its_reason(tmp_path: Path, redis_server: RedisServer | GivenServer) -> None:
     options = ["--artifacts", str(tmp_path), "--store", redis_server.url, "--port", "0", "--workers", "2"]
-    done = subprocess.run([sys.executable, "-m", "service", "serve", *options], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "service", "serve", *options], capture_output=True, text=True, timeout=2 * PATIENCE_S, check=False
+    )
     assert done.returncode == 2 and "CURRENT" in done.stderr and "a worker could not start" in done.stderr

@@ -244,7 +244,7 @@ HISTORIES = st.lists(
 
 
 @given(HISTORIES, st.integers(0, 6), st.integers(0, 2**32))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_log_keeps_the_rules(histories: list[list[tuple[int, int, bool]]], first: int, seed: int) -> None:
     """Whatever the log: ends as the oracle says, splits by place, histories never empty, negatives out of the training period."""
     users = []
