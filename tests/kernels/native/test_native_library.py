@@ -64,15 +64,18 @@ def test_the_package_is_small() -> None:
 
 
 def test_importing_is_quick_and_brings_no_framework() -> None:
-    """NumPy is every caller's own; what comes on top must stay under a tenth of a second, of processor time, at the best of five tries."""
+    """NumPy is every caller's own; what comes on top must stay under what NumPy takes (a tenth of a second; on a slow machine more), of
+    processor time, at the best of five tries."""
     program = (
-        "import json, sys, time, numpy; start = time.process_time(); import kernels; end = time.process_time();"
-        "print(json.dumps([1000 * (end - start), sorted({name.split('.')[0] for name in sys.modules})]))"
+        "import json, sys, time; start = time.process_time(); import numpy; between = time.process_time(); import kernels;"
+        "took = [between - start, time.process_time() - between];"
+        "print(json.dumps([took, sorted({name.split('.')[0] for name in sys.modules})]))"
     )
-    took_ms = []
+    took_s = []
     for _ in range(5):
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-        duration, modules = json.loads(done.stdout)
+        durations, modules = json.loads(done.stdout)
         assert not {"torch", "faiss", "onnxruntime", "triton", "scipy", "polars"} & set(modules)
-        took_ms.append(duration)
-    assert min(took_ms) < 100, took_ms
+        took_s.append(durations)
+    numpy_s, ours_s = zip(*took_s, strict=True)
+    assert min(ours_s) < min(numpy_s), took_s
