@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+_READABLE = (2, SCHEMA_VERSION)
+"""Schema 2 has no `head_center`: the means of what the head reads are all in `head_b1`."""
 _ALWAYS_THERE = ("config.json", "metrics.json")
 _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_.")
 
@@ -103,8 +105,9 @@ class Artifact:
         _check_name(self.version)
         self.path = artifacts / self.version
         manifest = self._json("manifest.json")
-        if manifest.get("schema_version") != SCHEMA_VERSION:
-            raise ArtifactError(f"{self.path}: schema_version is {manifest.get('schema_version')!r}, this program reads {SCHEMA_VERSION}")
+        if manifest.get("schema_version") not in _READABLE:
+            known = " and ".join(map(str, _READABLE))
+            raise ArtifactError(f"{self.path}: schema_version is {manifest.get('schema_version')!r}, this program reads {known}")
         if manifest.get("version") != self.version:
             raise ArtifactError(f"{self.path}/manifest.json: is of version {manifest.get('version')!r}")
         files = manifest.get("files")
@@ -118,6 +121,9 @@ class Artifact:
         self.files = files
         self._arrays: dict[str, npt.NDArray[Any]] = {}
         self.config: dict[str, Any] = self._json("config.json")
+        self.schema = int(manifest["schema_version"])
+        if self.config.get("schema_version") != self.schema:
+            raise ArtifactError(f"{self.path}/manifest.json: schema_version is {self.schema}, that of config.json is another")
         self.metrics: dict[str, Any] = self._json("metrics.json")
 
     def array(self, name: str) -> npt.NDArray[Any]:

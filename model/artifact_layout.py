@@ -55,7 +55,7 @@ def check_layout(artifact: Artifact) -> ModelConfig:
         "popularity_total": ("float32", (None, len(POPULARITY_DAYS))),
     }
     if scoring == "kernels":
-        shapes |= _head_shapes(config, len(features))
+        shapes |= _head_shapes(config, len(features), artifact.schema)
     times = NUM_BUCKETS * NUM_AGES if config.ages else NUM_BUCKETS
     for space, width in (("attn", config.attn_width), ("repr", config.repr_width)):
         if space == "attn" and config.tables == "shared":
@@ -76,15 +76,17 @@ def check_layout(artifact: Artifact) -> ModelConfig:
     return config
 
 
-def _head_shapes(config: ModelConfig, features: int) -> dict[str, tuple[str, tuple[int | None, ...]]]:
-    inputs = 3 * 3 * config.repr_width + 1 + features * (1 + config.feature_bins)
+def _head_shapes(config: ModelConfig, features: int, schema: int) -> dict[str, tuple[str, tuple[int | None, ...]]]:
+    rest = 1 + features * (1 + config.feature_bins)
     first, second = config.hidden
-    bins: dict[str, tuple[str, tuple[int | None, ...]]] = {
+    shapes: dict[str, tuple[str, tuple[int | None, ...]]] = {
         name: ("float32", (features, config.feature_bins)) for name in ("feature_low", "feature_width") if config.feature_bins
     }
-    return bins | {
+    if schema > 2:
+        shapes["head_center"] = ("float32", (rest,))
+    return shapes | {
         "same_item_bonus": ("float32", (1,)),
-        "head_w1": ("float32", (inputs, first)),
+        "head_w1": ("float32", (3 * 3 * config.repr_width + rest, first)),
         "head_b1": ("float32", (first,)),
         "head_w2": ("float32", (first, second)),
         "head_b2": ("float32", (second,)),

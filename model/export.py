@@ -66,9 +66,10 @@ def export(model: TwoStageModel, data: Dataset, config: TrainConfig, metrics: di
     }
     if scoring == "kernels":
         head = fold_head(model.head, 3 * config.model.repr_width, config.model.mass)
+        assert head.center is not None
         if model.encoding is not None:
             head = replace(head, bins=FeatureBins(model.encoding.low.numpy().copy(), model.encoding.width.numpy().copy()))
-        arrays |= {f"head_{name}": getattr(head, name) for name in ("w1", "b1", "w2", "b2", "w3")}
+        arrays |= {f"head_{name}": getattr(head, name) for name in ("center", "w1", "b1", "w2", "b2", "w3")}
         arrays["head_slope"] = np.array([head.a1, head.a2], dtype=np.float32)
         arrays["head_b3"] = np.array([head.b3], dtype=np.float32)
         arrays["same_item_bonus"] = np.array([0.0 if model.score.bonus is None else model.score.bonus.item()], dtype=np.float32)
@@ -105,19 +106,21 @@ def export(model: TwoStageModel, data: Dataset, config: TrainConfig, metrics: di
 
 def fold_head(head: TargetAwareHead, width: int, mass: bool) -> HeadWeights:
     """The head with BatchNorm's running statistics folded into the first layer, in float64; the rows of what it does not read (product,
-    mass) are zero."""
+    mass) are zero. The means of mass and features are the center, the others are in b1."""
     parameters = {name: value.detach().double().numpy() for name, value in head.state_dict().items() if value.dtype.is_floating_point}
-    scale = parameters["norm.weight"] / np.sqrt(parameters["norm.running_var"] + head.norm.eps)
-    shift = parameters["norm.bias"] - parameters["norm.running_mean"] * scale
+    scale, mean = parameters["norm.weight"] / np.sqrt(parameters["norm.running_var"] + head.norm.eps), parameters["norm.running_mean"]
     if head.given_norm is not None:
-        of_given = 1 / np.sqrt(parameters["given_norm.running_var"] + head.given_norm.eps)
-        scale, shift = np.append(scale, of_given), np.append(shift, -parameters["given_norm.running_mean"] * of_given)
+        scale = np.append(scale, 1 / np.sqrt(parameters["given_norm.running_var"] + head.given_norm.eps))
+        mean = np.append(mean, parameters["given_norm.running_mean"])
     w1 = parameters["first.weight"].T * scale[:, None]
-    b1 = parameters["first.bias"] + shift @ parameters["first.weight"].T
+    vectors = width * (3 if head.product else 2)
+    center = mean[vectors:].astype(np.float32)
+    left = np.append(mean[:vectors], mean[vectors:] - center)
+    b1 = parameters["first.bias"] + parameters["norm.bias"] @ parameters["first.weight"].T[: head.learned] - left @ w1
     if not head.product:
         w1 = np.insert(w1, [2 * width] * width, 0.0, axis=0)
     if not mass:
-        w1 = np.insert(w1, 3 * width, 0.0, axis=0)
+        w1, center = np.insert(w1, 3 * width, 0.0, axis=0), np.insert(center, 0, np.float32(0))
 
     def plain(value: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
         return np.ascontiguousarray(value, dtype=np.float32)
@@ -131,6 +134,7 @@ def fold_head(head: TargetAwareHead, width: int, mass: bool) -> HeadWeights:
         float(parameters["second_slope.weight"][0]),
         plain(parameters["last.weight"][0]),
         float(parameters["last.bias"][0]),
+        center=center,
     )
 
 

@@ -72,7 +72,12 @@ def rank_graph(head: HeadWeights, width: int) -> bytes:
         node("Div", ["beyond", "bin_width"], "share")
         node("Clip", ["share", "zero", "one"], "bins_NEB")
         encoded = [node("Reshape", ["bins_NEB", "flat"], "bins")]
-    node("Concat", ["target_NR", "interest_NR", "product", "mass_N1", "extra_NE", *encoded], "x0", axis=1)
+    node("Concat", ["mass_N1", "extra_NE", *encoded], "given", axis=1)
+    centered = "given"
+    if head.center is not None:
+        constants["center"] = head.center
+        centered = node("Sub", ["given", "center"], "centered")
+    node("Concat", ["target_NR", "interest_NR", "product", centered], "x0", axis=1)
     for i, source in ((1, "x0"), (2, "y1")):
         node("MatMul", [source, f"w{i}"], f"m{i}")
         node("Add", [f"m{i}", f"b{i}"], f"x{i}")

@@ -31,7 +31,8 @@ class Ranker:
         bins = None
         if artifact.config["model"]["feature_bins"]:
             bins = FeatureBins(artifact.array("feature_low"), artifact.array("feature_width"))
-        self.head = HeadWeights(w1, b1, float(a[0]), w2, b2, float(a[1]), w3, float(b3[0]), bins)
+        center = artifact.array("head_center") if artifact.schema > 2 else None
+        self.head = HeadWeights(w1, b1, float(a[0]), w2, b2, float(a[1]), w3, float(b3[0]), bins, center)
         self._prepared = PreparedHead(self.head, self.tables, () if bins is None else FEATURE_RUNS)
         self._session: Any = None
         self._backend, self._reason = self._choose(backend)

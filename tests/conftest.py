@@ -88,7 +88,6 @@ def tiny_config(**model: object) -> TrainConfig:
     """The default preset on a small budget."""
     config = replace(
         default_preset(0),
-        feature_epochs=0,
         epochs=1,
         evaluations_per_epoch=1,
         rows_per_step=512,

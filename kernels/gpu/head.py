@@ -20,7 +20,7 @@ _PRECISION = "tf32x3"
 @dataclass(frozen=True, slots=True, eq=False)
 class DeviceHead:
     """`kernels.HeadWeights` as float32 tensors: F = 3R + 1 + E inputs, at most 256 numbers in the second layer. The PReLU slopes and `b3`
-    are numbers, fixed in a captured graph."""
+    are numbers, fixed in a captured graph. A `center` is the caller's to take from extra, and that of mass to fold into b1."""
 
     w1: Tensor
     b1: Tensor

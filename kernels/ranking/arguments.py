@@ -72,7 +72,8 @@ class FeatureBins:
 class HeadWeights:
     """The head with BatchNorm folded into its first layer, f32: `w1` [F, H1], `b1` [H1], `w2` [H1, H2], `b2` [H2], `w3` [H2]; the
     PReLU slopes `a1`, `a2` and `b3` are numbers. F = 3R + 1 + E, inputs [u ; h ; u * h ; mass ; extra]; with `bins` extra is encoded by
-    them and has E (1 + B) rows."""
+    them and has E (1 + B) rows. `center` f32 [F - 3R] is taken from mass and encoded extra before `w1` reads them (None: nothing): an input
+    that hardly varies has a large weight, and its mean inside `b1` would cancel against it in float32."""
 
     w1: F32
     b1: F32
@@ -83,10 +84,13 @@ class HeadWeights:
     w3: F32
     b3: float
     bins: FeatureBins | None = None
+    center: F32 | None = None
 
-    def encoded(self, extra_NE: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Extra inputs as `w1` reads them."""
-        return extra_NE if self.bins is None else self.bins.encoded(extra_NE)
+    def rest(self, mass_N: npt.NDArray[Any], extra_NE: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Mass and extra inputs as `w1` reads them: [N, F - 3R]."""
+        encoded = extra_NE if self.bins is None else self.bins.encoded(extra_NE)
+        found: npt.NDArray[Any] = np.concatenate([mass_N[:, None], encoded], axis=1)
+        return found if self.center is None else found - self.center
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +139,8 @@ def checked_head(head: HeadWeights, tables: RankTables, num_extra: int | None) -
     w2 = array("head.w2", head.w2, np.float32, (w1.shape[1], None))
     b1, b2 = (array(f"head.b{i}", value, np.float32, (w.shape[1],)) for i, value, w in ((1, head.b1, w1), (2, head.b2, w2)))
     w3 = array("head.w3", head.w3, np.float32, (w2.shape[1],))
-    return HeadWeights(w1, b1, float(head.a1), w2, b2, float(head.a2), w3, float(head.b3), bins)
+    center = None if head.center is None else array("head.center", head.center, np.float32, (len(w1) - least + 1,))
+    return HeadWeights(w1, b1, float(head.a1), w2, b2, float(head.a2), w3, float(head.b3), bins, center)
 
 
 def checked_bins(bins: FeatureBins, num_extra: int | None) -> FeatureBins:

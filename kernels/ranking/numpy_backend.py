@@ -47,7 +47,7 @@ def features(a: RankArguments, rows: slice) -> tuple[F32, F32]:
         axis=1,
     )
     u = target_rows(a, rows)
-    return np.concatenate([u, h, u * h, mass[:, None], a.head.encoded(a.extra_NE[rows])], axis=1), mass
+    return np.concatenate([u, h, u * h, a.head.rest(mass, a.extra_NE[rows])], axis=1), mass
 
 
 def target_rows(a: RankArguments, rows: slice) -> F32:

@@ -44,7 +44,8 @@ class PreparedHead:
         self.num_extra = len(rest) - 1 if bins is None else len(bins.low_EB)
         if any(run < 1 for run in runs) or sum(runs) > (0 if bins is None else self.num_extra):
             raise ValueError(f"runs must be lengths of at least 1 that add up to no more than the binned inputs, got {tuple(runs)}")
-        self.steps = None if bins is None else _Steps(bins, rest[1:], runs)
+        self.center_X = np.zeros(len(rest), dtype=np.float32) if self.head.center is None else self.head.center
+        self.steps = None if bins is None else _Steps(bins, rest[1:], self.center_X[1:].astype(np.float64), runs)
         dense = rest if bins is None else rest[:1]
         b1, item = self.head.b1 + u @ of_u[own:], self.tables.item.shape[1]
         self.category_CH = _by_category(self.tables.category, of_u[item:own], b1)
@@ -68,15 +69,17 @@ class _Steps:
     """What binned inputs add to the first layer, as a table: piecewise linear, so its values at a few points are all of it.
 
     E (1 + B) rows of w1 would be read for every target; of this table two rows an input are. The points of an input are its T thresholds
-    and one on either side, where it goes on straight. `threshold_ET` f32 [E, T], padded to a multiple of 16 with infinity; `step_ESH` f32
-    [E, B + 3, H1 padded to 16] values at the points; `bin_EB2` f32 [E, B + 2, 2] point and distance to the next.
+    and one on either side, where it goes on straight. The center is in it. `threshold_ET` f32 [E, T], padded to a
+    multiple of 16 with infinity; `step_ESH` f32 [E, B + 3, H1 padded to 16] values at the points; `bin_EB2` f32 [E, B + 2, 2] point and
+    distance to the next.
     """
 
-    def __init__(self, bins: FeatureBins, weight_XH: F64, runs: Sequence[int]) -> None:
+    def __init__(self, bins: FeatureBins, weight_XH: F64, center_X: F64, runs: Sequence[int]) -> None:
         num, most = bins.low_EB.shape
         self.run_end = np.cumsum(runs, dtype=np.int64)
         hidden = weight_XH.shape[1]
         own, of_bin = weight_XH[:num], weight_XH[num:].reshape(num, most, hidden)
+        center_E, center_EB = center_X[:num], center_X[num:].reshape(num, most)
         self.threshold_ET = np.full((num, -(-(most + 1) // _GROUP) * _GROUP), np.inf, dtype=np.float32)
         self.step_ESH = _aligned(num, most + 3, -(-hidden // _GROUP) * _GROUP)
         self.bin_EB2 = np.zeros((num, most + 2, 2), dtype=np.float32)
@@ -88,9 +91,10 @@ class _Steps:
             # Far enough out that what lies beyond is not many times as far.
             reach = max(1.0, threshold[-1] - threshold[0])
             point = np.concatenate([threshold[:1] - reach, threshold, threshold[-1:] + reach]).astype(np.float32).astype(np.float64)
-            encoded = np.clip((point[:, None] - low[:real]) / width[:real], 0.0, 1.0)
+            encoded = np.zeros((len(point), most))
+            encoded[:, :real] = np.clip((point[:, None] - low[:real]) / width[:real], 0.0, 1.0)
             self.threshold_ET[e, : len(threshold)] = threshold
-            self.step_ESH[e, : len(point), :hidden] = encoded @ of_bin[e, :real] + point[:, None] * own[e]
+            self.step_ESH[e, : len(point), :hidden] = (encoded - center_EB[e]) @ of_bin[e] + (point[:, None] - center_E[e]) * own[e]
             # Points that coincide in float32 have no value between them.
             self.bin_EB2[e, : len(point) - 1] = np.stack([point[:-1], np.where(np.diff(point) > 0, np.diff(point), 1.0)], axis=1)
 

@@ -36,7 +36,8 @@ def pool(a: RankArguments) -> tuple[F32, F32]:
                 )
                 h += math.exp(s - best) / total * np.concatenate(parts).astype(np.float64)
         u = np.concatenate([item[a.target.item_N[n]], category[a.target.category_N[n]], recency[0]])
-        x = np.concatenate([u.astype(np.float64), h, u * h, [log_mass], a.head.encoded(a.extra_NE[n : n + 1].astype(np.float64))[0]])
+        rest = a.head.rest(np.array([log_mass]), a.extra_NE[n : n + 1].astype(np.float64))[0]
+        x = np.concatenate([u.astype(np.float64), h, u * h, rest])
         x = x @ a.head.w1 + a.head.b1
         x = np.where(x >= 0, x, a.head.a1 * x)
         x = x @ a.head.w2 + a.head.b2

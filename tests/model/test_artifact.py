@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from model.artifact import SCHEMA_VERSION, Artifact, ArtifactError, activate, cu
 from model.config import ModelConfig
 from model.export import export
 from model.features import FEATURE_NAMES
+from model.item_hash import hash_item_ids
 from model.runtime import ScoringRuntime
 from tests.conftest import Tiny
 
@@ -117,7 +119,28 @@ def test_another_schema_is_refused_with_both_numbers(copied: Path) -> None:
     manifest = json.loads((copied / "manifest.json").read_text())
     for schema in (0, SCHEMA_VERSION + 1, str(SCHEMA_VERSION), None):
         (copied / "manifest.json").write_text(json.dumps(manifest | {"schema_version": schema}))
-        refused(copied, f"schema_version is {schema!r}, this program reads {SCHEMA_VERSION}")
+        refused(copied, f"schema_version is {schema!r}, this program reads 2 and {SCHEMA_VERSION}")
+
+
+def test_an_artifact_without_a_center_is_read_as_before(tiny: Tiny, copied: Path) -> None:
+    """Schema 2: the same head, all means in its bias."""
+    center, w1, b1 = (np.load(copied / f"head_{name}.npy").astype(np.float64) for name in ("center", "w1", "b1"))
+    (copied / "head_center.npy").unlink()
+    np.save(copied / "head_b1.npy", (b1 - center @ w1[-len(center) :]).astype(np.float32))
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps(config | {"schema_version": 2}))
+    manifest = json.loads((copied / "manifest.json").read_text())
+    names = [name for name in manifest["files"] if name != "head_center.npy"]
+    files = {name: {"sha256": sha256((copied / name).read_bytes()).hexdigest(), "bytes": (copied / name).stat().st_size} for name in names}
+    for schema, named in ((3, "schema_version is 3, that of config.json is another"), (2, "")):
+        (copied / "manifest.json").write_text(json.dumps(manifest | {"files": files, "schema_version": schema}))
+        if named:
+            refused(copied, named)
+    old, new = (ScoringRuntime.load(folder, ranking="numpy") for folder in (copied.parent, tiny.artifacts))
+    candidates = hash_item_ids(tiny.log.item_id)
+    history = candidates[tiny.log.item[:300]], tiny.log.timestamp[:300]
+    found, expected = (one.score(one.prepare(*history), candidates, one.as_of).click_probability_N for one in (old, new))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +188,7 @@ def write_changed(folder: Path, content: Content, arrays: Arrays, **config: Any)
 
 def float_arrays() -> list[str]:
     tables = [f"{space}_{name}" for space in ("attn", "repr") for name in ("item", "category", "recency")]
-    head = [f"head_{name}" for name in ("w1", "b1", "w2", "b2", "w3", "b3", "slope")]
+    head = [f"head_{name}" for name in ("center", "w1", "b1", "w2", "b2", "w3", "b3", "slope")]
     popularity = [f"popularity_{name}" for name in ("count", "decayed", "total")]
     return [*tables, *head, *popularity, "item_statistic", "taste_vector", "taste_weight", "same_item_bonus"]
 

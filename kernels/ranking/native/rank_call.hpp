@@ -14,6 +14,7 @@ struct RankCall {
     const int32_t* index;                // [N, K], -1 for none
     const float* score;                  // [N, K]
     const float* extra;                  // [N, E]
+    const float* center;                 // [1 + E] of mass and extra, taken from them
     // Columns in groups of 16, zeros after the last: w [group][input][16], b [group][16]; all at multiples of 64 bytes.
     const float *w1, *b1, *w2, *b2, *w3;
     const float* category_base;  // [C, hidden1 padded] b1 and what a target of the category adds for it, instead of those inputs; or null

@@ -216,6 +216,6 @@ TARGET void fill_features(const RankCall& c, const Kept& kept, int64_t n, float*
         at += c.width[t];
     }
     float* rest = product + c.width[0] + c.width[1];
-    rest[0] = kept.mass;
-    for (int64_t e = 0; e < c.num_extra; ++e) rest[1 + e] = c.extra[n * c.num_extra + e];
+    rest[0] = kept.mass - c.center[0];
+    for (int64_t e = 0; e < c.num_extra; ++e) rest[1 + e] = c.extra[n * c.num_extra + e] - c.center[1 + e];
 }

@@ -56,6 +56,26 @@ def test_equals_the_encoding_written_out(backend: str, problem: Problem, n: int,
     np.testing.assert_allclose(pool_and_score(**arguments, backend="reference")[0], expected[0], rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("read", ["as they are", "through bins"])
+def test_an_input_that_hardly_varies_costs_no_digits(backend: str, problem: Problem, read: str) -> None:
+    """BatchNorm gives it a large weight; with its mean in b1, hundreds would cancel, and native was off by 1.6e-5 in a trained model."""
+    arguments = binned(problem, 70, 6, 3) if read == "through bins" else problem(70, 20, 100, 6)
+    head: HeadWeights = arguments["head"]
+    rng = np.random.default_rng(9)
+    rest = len(head.w1) - 3 * arguments["tables"].width
+    scale, center = np.ones(rest, np.float32), rng.normal(size=rest).astype(np.float32)
+    scale[[0, 2, 5]], center[[0, 2, 5]] = 2000, (3.0, 3.4, -1.8)
+    w1 = head.w1.copy()
+    w1[-rest:] *= scale[:, None]
+    extra = arguments["extra_NE"].copy()
+    extra[:, [1, 4]] = center[[2, 5]] + extra[:, [1, 4]] / 2000
+    given = arguments | {"extra_NE": extra, "head": replace(head, w1=w1, center=center)}
+    expected = pool_and_score(**given, backend="reference")[0]
+    np.testing.assert_allclose(pool_and_score(**given, backend=backend)[0], expected, rtol=0, atol=1e-5)
+    moved = replace(head, w1=w1, b1=(head.b1 - center.astype(np.float64) @ w1[-rest:]).astype(np.float32))
+    np.testing.assert_allclose(pool_and_score(**given | {"head": moved}, backend="reference")[0], expected, rtol=0, atol=2e-3)
+
+
 @pytest.mark.parametrize("h1", [1, 15, 16, 17, 48, 64, 200])
 def test_every_width_of_the_first_layer(backend: str, problem: Problem, h1: int) -> None:
     arguments = binned(problem, 40, 7, 4, h1)

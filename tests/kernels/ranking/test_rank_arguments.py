@@ -47,6 +47,7 @@ def field(name: str, part: str, change: Callable[[Any], Any]) -> Callable[[dict[
         (field("tables", "item", lambda table: table[:, 1:]), r"head.w1 must have shape \[111, any\], got \[114, 40\]"),
         (field("head", "w2", lambda weights: weights[1:]), r"head.w2 must have shape \[40, any\], got \[39, 23\]"),
         (field("head", "b1", lambda bias: bias.astype(np.float64)), "head.b1 must have dtype float32, got float64"),
+        (field("head", "center", lambda _: np.zeros(2, np.float32)), r"head.center must have shape \[3\], got \[2\]"),
         (argument("num_threads", 0), "num_threads must be an integer of at least 1, got 0"),
         (argument("backend", "gpu"), "backend must be auto or one of native, numpy, reference, got 'gpu'"),
     ],
