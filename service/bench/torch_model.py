@@ -44,7 +44,7 @@ class TorchModel:
         self._scale = (2 * recency.shape[1]) ** -0.5
         self._bonus = float(artifact.array("same_item_bonus")[0])
         self._head = {name: self._tensor(artifact, f"head_{name}") for name in ("w1", "b1", "w2", "b2", "w3", "b3", "slope")}
-
+        self._center: Tensor | float = self._tensor(artifact, "head_center") if artifact.schema > 2 else 0.0
         binned = bool(artifact.config["model"]["feature_bins"])
         self._bins = (self._tensor(artifact, "feature_low"), self._tensor(artifact, "feature_width")) if binned else None
 
@@ -84,7 +84,8 @@ class TorchModel:
             low, width = self._bins
             extra_NE = torch.cat([extra_NE, ((extra_NE[:, :, None] - low) / width).clamp(0, 1).flatten(1)], dim=1)
         head = self._head
-        x = torch.cat([target_NR, interest_NR, target_NR * interest_NR, mass_N1, extra_NE], dim=1)
+        rest_NX = torch.cat([mass_N1, extra_NE], dim=1) - self._center
+        x = torch.cat([target_NR, interest_NR, target_NR * interest_NR, rest_NX], dim=1)
         x = torch.nn.functional.prelu(x @ head["w1"] + head["b1"], head["slope"][0])
         x = torch.nn.functional.prelu(x @ head["w2"] + head["b2"], head["slope"][1])
         probability: list[float] = torch.sigmoid(x @ head["w3"] + head["b3"]).reshape(-1).tolist()
