@@ -130,9 +130,9 @@ def create_router(
     )
     async def post_behaviors(request: Request) -> Response:
         """Store behaviors; an answered behavior counts in the user's very next score."""
-        caller = callers.caller(request, "behaviors")
-        appended = await behaviors.append(decode(BehaviorsRequest, await read_body(request, settings)), caller)
-        return _json(BehaviorsAnswer(request_id_of(request), appended.accepted, appended.duplicates))
+        call = Call.of(request, callers.caller(request, "behaviors"), clock())
+        appended = await behaviors.append(decode(BehaviorsRequest, await read_body(request, settings)), call)
+        return _timed(BehaviorsAnswer(call.request_id, appended.accepted, appended.duplicates), call, tracing)
 
     @router.get("/v1/users/{user_id:path}/behaviors", responses=_answer("UserBehaviorsAnswer"), response_model=None, tags=["behaviors"])
     async def get_behaviors(request: Request, user_id: str, limit: str = "100", before: str | None = None, skip: str = "0") -> Response:

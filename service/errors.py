@@ -16,7 +16,7 @@ class Problem(Exception):
     """An answer that is not 2xx.
 
     Args: `status` HTTP status; `detail` a sentence that names the value; `pointer` JSON pointer of the bad field, for invalid input;
-    `retry_after_s` for 429 and 503; `kind` the last part of `type`.
+    `retry_after_s` for 429 and 503; `kind` the last part of `type`, by default `invalid-field` for 422 and the status's name for others.
     """
 
     def __init__(
@@ -37,8 +37,9 @@ class Problem(Exception):
 
 def problem_document(problem: Problem, request_id: str) -> dict[str, Any]:
     """The problem as a JSON object."""
+    kind = problem.kind or ("invalid-field" if problem.status == 422 else problem.title.lower().replace(" ", "-"))
     content: dict[str, Any] = {
-        "type": f"urn:dare:problem:{problem.kind or problem.title.lower().replace(' ', '-')}",
+        "type": f"urn:dare:problem:{kind}",
         "title": problem.title,
         "status": problem.status,
         "detail": problem.detail,

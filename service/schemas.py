@@ -278,4 +278,4 @@ def _located(message: str, value: Any) -> Problem:
     except (LookupError, ValueError, TypeError):
         # The value cannot be shown (a pointer such as /... for a mapping key): the reason and the pointer still name it.
         detail = reason
-    return Problem(422, detail, pointer=pointer, kind="invalid-field")
+    return Problem(422, detail, pointer=pointer)

@@ -46,12 +46,14 @@ class Tracing:
         return config
 
     def stages(self, call: Call) -> None:
-        """Add a span per stage to the request's, in the order in which they ran and ended now."""
+        """Add a span per stage that ran to the request's, in the order in which they ran and ended now."""
         if self._provider is None:
             return
         durations_ns = [int(getattr(call.stages, stage) * 1e6) for stage in _STAGES]
         at = time.time_ns() - sum(durations_ns)
         for stage, duration_ns in zip(_STAGES, durations_ns, strict=True):
+            if duration_ns == 0:
+                continue
             span = self._tracer.start_span(stage, start_time=at)
             at += duration_ns
             span.end(at)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -13,6 +14,7 @@ from model.item_hash import hash_item_id
 from service.admission import Admission, Deadline
 from service.auth import Caller
 from service.behavior_store import Appended, BehaviorSequence, BehaviorStore, NewBehavior
+from service.call import Call, Stages
 from service.errors import Problem, shown
 from service.metrics import Metrics
 from service.models import Models
@@ -42,12 +44,12 @@ class UserBehaviors:
         self._admission = admission
         self._threads = Threads(settings.store_threads, "store")
 
-    async def append(self, request: BehaviorsRequest, caller: Caller) -> Appended:
+    async def append(self, request: BehaviorsRequest, call: Call) -> Appended:
         """Store the posted behaviors, all or nothing. Raises: Problem, StoreFull."""
         limit, count = self._settings.max_posted_behaviors, len(request.behaviors)
         if count > limit:
             raise Problem(422, f"at most {limit} behaviors, got {count}", pointer="/behaviors")
-        appended = await self._with_store(lambda: self._store.append(self._checked(request, caller)))
+        appended = await self._with_store(lambda: self._append(request, call), call.stages)
         self._metrics.behaviors.labels("accepted").inc(appended.accepted)
         self._metrics.behaviors.labels("duplicate").inc(appended.duplicates)
         return appended
@@ -89,9 +91,17 @@ class UserBehaviors:
         self._threads.close()
         self._store.close()
 
-    async def _with_store(self, work: Callable[[], Result]) -> Result:
-        async with self._admission.permit(Deadline(None, 0.0)):
+    async def _with_store(self, work: Callable[[], Result], stages: Stages | None = None) -> Result:
+        async with self._admission.permit(Deadline(None, 0.0)) as waited_ms:
+            if stages is not None:
+                stages.queue = waited_ms
             return await self._threads.run(work)
+
+    def _append(self, request: BehaviorsRequest, call: Call) -> Appended:
+        new, began = self._checked(request, call.caller), time.perf_counter()
+        appended = self._store.append(new)
+        call.stages.store = (time.perf_counter() - began) * 1e3
+        return appended
 
     def _checked(self, request: BehaviorsRequest, caller: Caller) -> list[NewBehavior]:
         new, count = [], dict[str, int]()

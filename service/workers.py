@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -32,11 +33,28 @@ _AGAIN_S = 0.5
 _log = logging.getLogger("dare.service")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Worker:
     process: SpawnProcess
     ours: Connection
     """Says "ready" once; closed when this process ends, however it ends, which tells the worker to stop."""
+    ready: bool = False
+    passed_on: int | None = None
+    """A signal to be passed on once it is ready: before, it would end the worker."""
+
+    def said_so(self) -> None:
+        """It is ready. Raises: EOFError when it has ended instead."""
+        self.ours.recv()
+        self.ready = True
+        if self.passed_on is not None:
+            self.take(self.passed_on)
+
+    def take(self, number: int) -> None:
+        """Pass a signal on, now or as soon as it is ready."""
+        if not self.ready:
+            self.passed_on = number
+        elif self.process.pid is not None and self.process.exitcode is None:
+            os.kill(self.process.pid, number)
 
 
 class Workers:
@@ -85,14 +103,20 @@ class Workers:
             if self._stopping is not None:
                 return False
             try:
-                worker.ours.recv()
+                worker.said_so()
             except EOFError:
                 worker.process.join()
                 raise RuntimeError(f"a worker could not start (status {worker.process.exitcode}); its reason is above") from None
         return True
 
     def _replace_the_dead(self, metrics: str) -> None:
-        multiprocessing.connection.wait([worker.process.sentinel for worker in self._worker], timeout=_AGAIN_S)
+        starting = [worker for worker in self._worker if not worker.ready]
+        ended: list[int | Connection] = [worker.process.sentinel for worker in self._worker]
+        multiprocessing.connection.wait(ended + [worker.ours for worker in starting], timeout=_AGAIN_S)
+        for worker in starting:
+            with suppress(EOFError, OSError):  # it has ended, which is seen below
+                if worker.ours.poll():
+                    worker.said_so()
         for place, worker in enumerate(self._worker):
             if worker.process.exitcode is not None and self._stopping is None:
                 _log.error("worker %s ended with status %s; starting another", worker.process.pid, worker.process.exitcode)
@@ -116,8 +140,7 @@ class Workers:
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         for worker in self._worker:
-            if worker.process.pid is not None and worker.process.exitcode is None:
-                os.kill(worker.process.pid, number)
+            worker.take(number)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._stopping is not None:

@@ -220,6 +220,9 @@ def test_stage_times_and_request_id_travel_in_headers(server: Server) -> None:
     assert response.headers["X-Request-ID"] == "abc-1" == response.json()["request_id"]
     times = dict(re.findall(r"(\w+);dur=([\d.]+)", response.headers["Server-Timing"]))
     assert list(times) == ["queue", "store", "prepare", "search", "rank", "total"] and float(times["total"]) > 0
+    posted = server.client.post("/v1/behaviors", json={"behaviors": [{"user_id": "timed", "item_id": "item-1", "timestamp": 1}]})
+    times = dict(re.findall(r"(\w+);dur=([\d.]+)", posted.headers["Server-Timing"]))
+    assert float(times["store"]) > 0 and float(times["search"]) == 0
     unsafe = server.client.post("/v1/score", json=body, headers={"X-Request-ID": "a" * 129})
     assert unsafe.headers["X-Request-ID"] != "a" * 129
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -135,12 +138,94 @@ def test_keys_are_read_again_on_every_worker(tiny: Tiny, redis_server: RedisServ
                 write("new")
                 running.process.send_signal(signal.SIGHUP)
                 until(lambda client=client: statuses(client) == [401, 200])
+        others = running.children()
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: set(running.children()) - set(others))
+        (started,) = set(running.children()) - set(others)
+        running.process.send_signal(signal.SIGHUP)  # while it starts: it must not end by it
+        with closing(running.client_of(started)) as client:
+            assert statuses(client) == [401, 200] and started in running.children()
+        pid = started
         file.write_text("nonsense")
         running.process.send_signal(signal.SIGHUP)
         assert running.process.stderr is not None
-        assert next(line for line in running.process.stderr if "ERROR" in line).find("the keys stay as they were") > 0
+        until(lambda: "the keys stay as they were" in (said := next(iter(running.process.stderr))) and "ERROR" in said)
         with closing(running.client_of(pid)) as client:
             assert statuses(client) == [401, 200]
+
+
+class Persistent:
+    """A caller who posts a behavior and asks for a score, in turn, each of them once more where no answer came or a 5xx."""
+
+    def __init__(self, url: str, user: str) -> None:
+        self.user, self.asked, self.retried, self.failed = user, 0, 0, list[str]()
+        self.acknowledged = list[int]()
+        self._client = httpx.Client(base_url=url, timeout=PATIENCE_S)
+
+    def run(self, ended: threading.Event) -> None:
+        """Call until it has ended."""
+        with self._client:
+            step = 0
+            while not ended.is_set():
+                step += 1
+                new = {"user_id": self.user, "item_id": f"item-{step}", "timestamp": 1000 + step, "event_id": step}
+                if self._sent("/v1/behaviors", {"behaviors": [new]}):
+                    self.acknowledged.append(step)
+                self._sent("/v1/score", SCORE | {"user_id": self.user})
+
+    def _sent(self, path: str, body: dict[str, object]) -> bool:
+        self.asked += 1
+        for attempt in range(2):
+            try:
+                answer = self._client.post(path, json=body)
+                if answer.status_code == 200:
+                    self.retried += attempt
+                    return True
+                wrong = f"{answer.status_code}: {answer.text}"
+            except httpx.TransportError as error:
+                wrong = repr(error)
+        self.failed.append(wrong)
+        return False
+
+
+def killed_again_and_again(tiny: Tiny, url: str, kills: int, every_s: float) -> list[Persistent]:
+    """What became of four callers while one of two workers, whichever, was killed so many times."""
+    chance, ended = random.Random(9), threading.Event()
+    with workers(tiny, url) as running, ThreadPoolExecutor(4) as threads:
+        callers = [Persistent(running.url, f"u{place}") for place in range(4)]
+        under_way = [threads.submit(caller.run, ended) for caller in callers]
+        try:
+            for _ in range(kills):
+                enough = [caller.asked + 5 for caller in callers]
+                ended.wait(every_s)
+                until(lambda enough=enough: all(caller.asked >= least for caller, least in zip(callers, enough, strict=True)))
+                until(running.children)
+                os.kill(chance.choice(running.children()), signal.SIGKILL)
+            ended.wait(every_s)
+        finally:
+            ended.set()
+        for thread in under_way:
+            thread.result()
+        with httpx.Client(base_url=running.url, timeout=PATIENCE_S) as client:
+            for caller in callers:
+                held = client.get(f"/v1/users/{caller.user}/behaviors?limit=1000").raise_for_status().json()["behaviors"]
+                steps = [behavior["timestamp"] - 1000 for behavior in held]
+                newest = [step for step in caller.acknowledged if step >= min(steps, default=0)]
+                assert len(set(steps)) == len(steps) and set(steps) >= set(newest), "an acknowledged behavior lost or doubled"
+    return callers
+
+
+@pytest.mark.faults
+def test_a_worker_killed_every_two_seconds(tiny: Tiny, redis_server: RedisServer | GivenServer, figure: Callable[[int, str], None]) -> None:
+    callers = killed_again_and_again(tiny, redis_server.url, 10, 2.0)
+    asked, failed = sum(caller.asked for caller in callers), sum(len(caller.failed) for caller in callers)
+    retried, stored = sum(caller.retried for caller in callers), sum(len(caller.acknowledged) for caller in callers)
+    figure(
+        9,
+        f"10 workers of 2 killed, one every 2 s: {asked - failed} of {asked} requests succeeded ({1 - failed / asked:.2%}, >= 99 %), "
+        f"{retried} of them at the second try; {stored} behaviors acknowledged, 0 lost or doubled",
+    )
+    assert failed <= 0.01 * asked, [caller.failed for caller in callers]
 
 
 @pytest.mark.faults
