@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 
 import pytest
@@ -30,3 +31,31 @@ def test_unknown_keys_inside_are_refused_too() -> None:
         from_dict(TrainConfig, {"model": {"depth": 3}})
     with pytest.raises(ValueError, match="negative_rule must be one of popularity, paper, trailing, got 'x'"):
         from_dict(TrainConfig, {"protocol": {"negative_rule": "x"}})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "wanted"),
+    [
+        ("calibrate", "no", "calibrate must be true or false, got 'no'"),
+        ("epochs", 1.5, "epochs must be an integer, got 1.5"),
+        ("seed", float("inf"), "seed must be an integer, got inf"),
+        ("learning_rate", float("nan"), "learning_rate must be a finite number, got nan"),
+        ("model", 5, "model must be a ModelConfig, got 5"),
+        ("model.kept", True, "kept must be an integer, got True"),
+        ("model.mass", "false", "mass must be true or false, got 'false'"),
+        ("model.longest", 100.5, "longest must be an integer or nothing, got 100.5"),
+        ("model.hidden", [200.5, 80], "hidden must be a list of 2, an integer each"),
+        ("model.hidden", [200], "hidden must be a list of 2, an integer each"),
+        ("model.hidden", 7, "hidden must be a list of 2, an integer each, got 7"),
+        ("model.search", "exact", "search must be a StageSpec, got 'exact'"),
+        ("model.search", {"name": 3}, "name must be a text, got 3"),
+        ("model.objectives", [1], "objectives must be a list of a StageSpec each"),
+        ("model.objectives", None, "objectives must be a list of a StageSpec each, got None"),
+        ("protocol.negatives", 2.5, "negatives must be an integer, got 2.5"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_by_name(key: str, value: object, wanted: str) -> None:
+    *outer, name = key.split(".")
+    values = {outer[0]: {name: value}} if outer else {name: value}
+    with pytest.raises(ValueError, match=re.escape(wanted)):
+        from_dict(TrainConfig, values)

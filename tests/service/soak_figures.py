@@ -15,6 +15,8 @@ WARM_UP_SHARE = 0.2
 """Beginning of a soak that the slopes leave out: caches fill."""
 MOST_MEMORY_GROWTH = 0.05
 """Of the mean, per hour: what the upper end of the confidence interval may reach."""
+LEAST_WINDOWS = 12
+"""Of a soak: a slope needs 8 after the warm-up."""
 _RESAMPLES = 2000
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +143,31 @@ def test_redis_store_states(redis_server: RedisServer | GivenServer, monkeypatch
     RedisStoreStates.server, RedisStoreStates.reader = redis_server, connected(redis_server)
     run_state_machine_as_test(RedisStoreStates, settings=settings(max_examples=40, stateful_step_count=30))
     RedisStoreStates.reader.close()
+
+
+@pytest.mark.faults
+def test_5_000_steps_of_every_store(
+    redis_server: RedisServer | GivenServer, monkeypatch: pytest.MonkeyPatch, figure: Callable[[int, str], None]
+) -> None:
+    monkeypatch.setattr("service.redis_store._SCAN_S", PATIENCE_S)
+    RedisStoreStates.server, RedisStoreStates.reader = redis_server, connected(redis_server)
+    steps = Counter[str]()
+    for states in (StoreStates, FileStoreStates, RedisStoreStates):
+
+        class Counted(states):  # type: ignore[misc, valid-type]
+            @invariant()
+            def what_is_read_is_what_was_stored(self) -> None:
+                super().what_is_read_is_what_was_stored()
+                steps[states.__name__] += 1  # noqa: B023 - called within this turn
+
+        while steps[states.__name__] < 5_000:
+            run_state_machine_as_test(Counted, settings=settings(settings.get_profile("anew"), max_examples=100, stateful_step_count=25))
+    RedisStoreStates.reader.close()
+    counted = ", ".join(
+        f"{steps[states.__name__]:,} {name}"
+        for states, name in zip((StoreStates, FileStoreStates, RedisStoreStates), ("in memory", "on file", "on the server"), strict=True)
+    )
+    figure(17, f"model-based steps (duplicates, out of order, late, trimmed, loaded, erased): {counted}; none differs from the model")
 
 
 TestMemoryStoreStates = StoreStates.TestCase
