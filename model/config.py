@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from model.data.protocol import ProtocolConfig
+from model.field_types import check_fields
 
 _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_")
 TABLES = ("decoupled", "shared", "untied", "projected")
@@ -19,6 +20,9 @@ class StageSpec:
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +59,10 @@ class ModelConfig:
     objectives: tuple[StageSpec, ...] = ()
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("attn_width", "repr_width", "kept"):
             value = getattr(self, name)
-            if not isinstance(value, int) or not 1 <= value <= 1024:
+            if not 1 <= value <= 1024:
                 raise ValueError(f"{name} must be an integer in 1..1024, got {value!r}")
         if self.longest is not None and self.longest < 1:
             raise ValueError(f"longest must be at least 1 or None, got {self.longest!r}")
@@ -71,7 +76,7 @@ class ModelConfig:
             raise ValueError(f"tables must be one of {', '.join(TABLES)}, got {self.tables!r}")
         if self.tables == "shared" and self.attn_width != self.repr_width:
             raise ValueError(f"shared tables have one width: attn_width is {self.attn_width}, repr_width is {self.repr_width}")
-        if len(self.hidden) != 2 or min(self.hidden) < 1:
+        if min(self.hidden) < 1:
             raise ValueError(f"hidden must be two positive widths, got {self.hidden!r}")
 
 
@@ -115,6 +120,7 @@ class TrainConfig:
     statistics: str = "frozen"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in (
             "epochs",
             "evaluations_per_epoch",
@@ -187,8 +193,8 @@ def from_dict(kind: type[Any], values: dict[str, Any]) -> Any:
         for name in ("search", "encoder", "pooling"):
             if isinstance(values.get(name), dict):
                 values[name] = from_dict(StageSpec, values[name])
-        if "objectives" in values:
+        if isinstance(values.get("objectives"), list | tuple):
             values["objectives"] = tuple(from_dict(StageSpec, spec) if isinstance(spec, dict) else spec for spec in values["objectives"])
-        if "hidden" in values:
+        if isinstance(values.get("hidden"), list):
             values["hidden"] = tuple(values["hidden"])
     return kind(**values)

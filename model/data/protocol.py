@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.data.log import InteractionLog
+from model.field_types import check_fields
 
 I64 = npt.NDArray[np.int64]
 TRAIN, VALIDATION, TEST = 0, 1, 2
@@ -39,6 +40,7 @@ class ProtocolConfig:
     validation_share: float = 0.1
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.negative_rule not in NEGATIVES:
             raise ValueError(f"negative_rule must be one of {', '.join(NEGATIVES)}, got {self.negative_rule!r}")
         if self.split not in SPLITS:

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 from torch import nn
 
 from model.config import ModelConfig, StageSpec
+from model.field_types import check_types
 from model.stages.scores import DareScore
 from model.tables import Space
 
@@ -124,6 +125,7 @@ def configured(kind: str, spec: StageSpec) -> StageConfig:
     if unknown:
         listed = ", ".join(sorted(options)) or "none"
         raise ValueError(f"{kind} stage {spec.name!r}: unknown option {unknown[0]!r}; options: {listed}")
+    check_types(known.config, spec.options)
     made: StageConfig = known.config(**spec.options)
     return made
 
