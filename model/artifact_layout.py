@@ -84,6 +84,8 @@ def _head_shapes(config: ModelConfig, features: int, schema: int) -> dict[str, t
     }
     if schema > 2:
         shapes["head_center"] = ("float32", (rest,))
+    if config.same_category_bonus:
+        shapes["same_category_bonus"] = ("float32", (1,))
     return shapes | {
         "same_item_bonus": ("float32", (1,)),
         "head_w1": ("float32", (3 * 3 * config.repr_width + rest, first)),

@@ -34,7 +34,8 @@ class ModelConfig:
     `mass` gives the head the log mass of the kept scores, `same_item_bonus` a learned score bonus for behaviors of the target's own item,
     `features` the counts, ages, item statistics and taste of `model.features`; all three are what plain softmax attention discards.
     `feature_bins` reads each feature through up to that many bins (0: as it is), a curve instead of a line.
-    `ages` adds how long ago a behavior was, in hours, to how many places back it is, in both stages.
+    `ages` adds how long ago a behavior was, in hours, to how many places back it is, in both stages; `sessions` counts sessions back
+    instead of places. `same_category_bonus` is a learned score bonus for behaviors of the target's own category.
     `tables`: "decoupled" an attention and a representation set (DARE), "shared" one set for both (TWIN), "untied" each of the two split
     again between targets and behaviors, "projected" one set seen through linear maps. `search`, `encoder`, `pooling` and `objectives` name
     stages (docs/stages.md); `target_aware` multiplies the interest with the target.
@@ -51,6 +52,8 @@ class ModelConfig:
     features: bool = True
     feature_bins: int = 0
     ages: bool = False
+    sessions: bool = False
+    same_category_bonus: bool = False
     tables: str = "decoupled"
     search: StageSpec = StageSpec("exact")
     encoder: StageSpec | None = None

@@ -26,6 +26,7 @@ class EmbeddingRows:
         two_sided = model["tables"] in TWO_SIDED
         self._target_item = len(self._attn_item) // 2 if two_sided else 0
         self._target_category = len(self._attn_category) // 2 if two_sided else 0
+        self.num_categories = len(self._attn_category) // (2 if two_sided else 1)
         self.attn_width: int = self._attn_item.shape[1] + self._attn_category.shape[1]
 
     @property

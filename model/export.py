@@ -73,6 +73,8 @@ def export(model: TwoStageModel, data: Dataset, config: TrainConfig, metrics: di
         arrays["head_slope"] = np.array([head.a1, head.a2], dtype=np.float32)
         arrays["head_b3"] = np.array([head.b3], dtype=np.float32)
         arrays["same_item_bonus"] = np.array([0.0 if model.score.bonus is None else model.score.bonus.item()], dtype=np.float32)
+        if model.score.category_bonus is not None:
+            arrays["same_category_bonus"] = np.array([model.score.category_bonus.item()], dtype=np.float32)
         if head.bins is not None:
             arrays["feature_low"], arrays["feature_width"] = head.bins.low_EB, head.bins.width_EB
         graph = "rank.onnx", rank_graph(head, 3 * config.model.repr_width)

@@ -14,10 +14,14 @@ from model.artifact import Artifact
 from model.candidates import Candidates, Ranked
 from model.embedding_rows import EmbeddingRows
 from model.ranker import Ranker
-from model.recency import NUM_AGES, bucket_of_hours, bucket_of_recency
+from model.recency import NUM_AGES, bucket_of_hours, bucket_of_recency, sessions_back
+from model.tables_layout import UNKNOWN_ROW
 from model.user_state import UserState
 
 F32 = npt.NDArray[np.float32]
+I32 = npt.NDArray[np.int32]
+_CELLS = 4_000_000
+"""Scores of categories at a time, a bound on a request's memory: more candidates are searched in several runs."""
 
 
 class KernelScoring:
@@ -29,16 +33,20 @@ class KernelScoring:
 
     def __init__(self, artifact: Artifact, rows: EmbeddingRows, num_threads: int, search: str, ranking: str) -> None:
         self._search, self._rows = search, rows
-        self._kept = int(artifact.config["model"]["kept"])
+        model = artifact.config["model"]
+        self._kept = int(model["kept"])
         width = rows.attn_width // 2
         self._scale = np.float32(1 / math.sqrt(2 * width))
         recency = rows.attn_recency.astype(np.float64)
         bias_P = (recency @ recency[0] / math.sqrt(width)).astype(np.float32)
         self._bias = bias_P
-        self._ages = bool(artifact.config["model"]["ages"])
+        # Artifacts older than an option do not name it.
+        self._ages, self._sessions = bool(model["ages"]), bool(model.get("sessions", False))
         self._recency, self._hours = bucket_of_recency(), bucket_of_hours()
-        self._bias_of_recency = None if self._ages else bias_P[self._recency]
+        self._bias_of_recency = None if self._ages or self._sessions else bias_P[self._recency]
         self._bonus = float(artifact.array("same_item_bonus")[0])
+        self.of_category = bool(model.get("same_category_bonus", False))
+        self._category_bonus = artifact.array("same_category_bonus")[0] if self.of_category else np.float32(0)
         self._ranker = Ranker(artifact, rows.tables, ranking, num_threads)
 
     def describe(self) -> dict[str, Any]:
@@ -50,23 +58,45 @@ class KernelScoring:
         """Score every candidate; `timestamp` unix seconds of the request."""
         started = time.perf_counter()
         length = state.length
-        recency = np.ascontiguousarray(self._recency[length:0:-1])
-        if self._bias_of_recency is None:
+        back = sessions_back(state.timestamp_L) if self._sessions else slice(length, 0, -1)
+        recency = np.ascontiguousarray(self._recency[back])
+        if self._ages:
             hours = np.clip((timestamp - state.timestamp_L) // 3600, 0, len(self._hours) - 1)
             recency = recency * np.int32(NUM_AGES) + self._hours[hours]
-            bias = self._bias[recency]
-        else:
-            bias = np.ascontiguousarray(self._bias_of_recency[length:0:-1])
-        index, score = search_topk(
-            candidates.attn_NA * self._scale,  # 1/sqrt(2d) of equation 1
-            state.keys,
-            min(self._kept, max(length, 1)),
-            bias_L=bias,
-            bonus=state.occurrences.bonus(candidates.item_hash_N, self._bonus) if self._bonus else None,
-            backend=self._search,
-            num_threads=num_threads,
-        )
+        known = self._bias_of_recency
+        bias = self._bias[recency] if known is None else np.ascontiguousarray(known[length:0:-1])
+        index, score = self._best(state, candidates, bias, num_threads)
         search_ms = (time.perf_counter() - started) * 1e3
         target = TargetRows(self._rows.target_item(candidates.item_row_N), self._rows.target_category(candidates.category_row_N))
         behavior = BehaviorRows(state.item_row_L, state.category_row_L, recency)
         return Ranked(self._ranker.rank(index, score, behavior, target, extra_NE, num_threads), index, score, search_ms)
+
+    def _best(self, state: UserState, candidates: Candidates, bias_L: F32, num_threads: int) -> tuple[I32, F32]:
+        """Positions of the kept of every candidate and their scores, [N, K] each."""
+        count = len(candidates.item_hash_N)
+        block = max(1, _CELLS // self._rows.num_categories) if self.of_category else max(1, count)
+        found = []
+        for first in range(0, max(1, count), block):
+            rows = slice(first, first + block)
+            scored = search_topk(
+                candidates.attn_NA[rows] * self._scale,  # 1/sqrt(2d) of equation 1
+                state.keys,
+                min(self._kept, max(state.length, 1)),
+                bias_L=bias_L,
+                category_score_NC=self._of_own_category(candidates.category_row_N[rows]) if self.of_category else None,
+                bonus=state.occurrences.bonus(candidates.item_hash_N[rows], self._bonus) if self._bonus else None,
+                backend=self._search,
+                num_threads=num_threads,
+            )
+            found.append(scored)
+        if len(found) == 1:
+            return found[0]
+        index, score = zip(*found, strict=True)
+        return np.concatenate(index), np.concatenate(score)
+
+    def _of_own_category(self, category_row_N: I32) -> F32:
+        """The bonus of behaviors of each candidate's category: f32 [N, C], 0 elsewhere; the unknown category is nobody's own."""
+        score_NC = np.zeros((len(category_row_N), self._rows.num_categories), dtype=np.float32)
+        known = np.flatnonzero(category_row_N > UNKNOWN_ROW)
+        score_NC[known, category_row_N[known]] = self._category_bonus
+        return score_NC

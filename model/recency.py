@@ -1,4 +1,4 @@
-"""Recency buckets: exact for the newest behaviors, logarithmic beyond, one definition for training and serving."""
+"""Recency buckets: exact for the newest places (or sessions), logarithmic beyond, one definition for training and serving."""
 
 from __future__ import annotations
 
@@ -27,6 +27,17 @@ def bucket_of_recency() -> npt.NDArray[np.int32]:
 
 
 NUM_BUCKETS = int(bucket_of_recency()[-1]) + 1
+
+SESSION_GAP_S = 1800
+"""Seconds without a behavior after which the next one begins a session. Where times are whole days, a session is a day."""
+
+
+def sessions_back(timestamp_L: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+    """How many sessions back each behavior is, 1 in the newest: int32 [L] of unix seconds, oldest first."""
+    back = np.ones(len(timestamp_L), dtype=np.int32)
+    back[:-1] += (np.diff(timestamp_L)[::-1] > SESSION_GAP_S).cumsum(dtype=np.int32)[::-1]
+    return back
+
 
 NUM_AGES = 64
 """Buckets of a behavior's age: less than an hour, then four per doubling, the last from 6 years on."""

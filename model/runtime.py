@@ -70,8 +70,10 @@ class ScoringRuntime:
         self.catalogue = Catalogue(artifact)
         self._embedding = EmbeddingRows(artifact)
         self._scoring: KernelScoring | GraphScoring
+        self._keys_with_categories = False
         if config["scoring"] == "kernels":
             self._scoring = KernelScoring(artifact, self._embedding, num_threads, search, ranking)
+            self._keys_with_categories = self._scoring.of_category
         elif (search, ranking) != ("auto", "auto"):
             raise ValueError(f"{artifact.version} is scored by its own graph: backends cannot be chosen, got {search!r} and {ranking!r}")
         else:
@@ -100,7 +102,7 @@ class ScoringRuntime:
             catalogue_L=catalogue,
             item_row_L=item_row,
             category_row_L=category_row,
-            keys=SearchKeys(key),
+            keys=SearchKeys(key, category_row if self._keys_with_categories else None),
             items=RecordTable.build(item_hash, timestamp),
             categories=RecordTable.build(self.catalogue.category[catalogue], timestamp),
             occurrences=Occurrences.build(item_hash),
@@ -121,7 +123,7 @@ class ScoringRuntime:
             catalogue_L=np.concatenate([state.catalogue_L, catalogue]),
             item_row_L=np.concatenate([state.item_row_L, item_row]),
             category_row_L=np.concatenate([state.category_row_L, category_row]),
-            keys=state.keys.append(key),
+            keys=state.keys.append(key, category_row if self._keys_with_categories else None),
             items=state.items.extended(item_hash_M, timestamp_M, state.length),
             categories=state.categories.extended(self.catalogue.category[catalogue], timestamp_M, state.length),
             occurrences=state.occurrences.extended(item_hash_M, state.length),

@@ -16,7 +16,7 @@ from model.feature_encoding import PiecewiseLinear
 from model.head import TargetAwareHead
 from model.stages.pooling.target_attention import attention_mass
 from model.stages.pooling_content import kept_content
-from model.stages.protocols import Content, Encoder, Kept, Pooling, Search, View
+from model.stages.protocols import Content, Encoder, Kept, Pooling, Ranked, Search, View
 from model.stages.registry import Parts, configured
 from model.stages.scores import DareScore
 from model.tables import Rows, build_spaces
@@ -34,7 +34,7 @@ class TwoStageModel(nn.Module):
         self.config = config
         self.tables, attn, representation = build_spaces(config, num_items, num_categories)
         self.spaces = (attn, representation)
-        self.score = DareScore(attn, config.longest, config.same_item_bonus, config.ages)
+        self.score = DareScore(attn, config)
         parts = Parts(config, attn, representation, self.score)
         self.search = cast(Search, configured("search", config.search).build(parts))
         parts = replace(parts, search=cast(nn.Module, self.search))
@@ -88,17 +88,18 @@ class TwoStageModel(nn.Module):
         """Features [M, E] as the head reads them: [M, G]."""
         return extra_ME if self.encoding is None else self.encoding(extra_ME)
 
-    def inputs(self, views: Sequence[View]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What the head reads of all targets of all users, in order: target and interest vectors, mass, features."""
+    def ranked(self, views: Sequence[View]) -> tuple[list[View], Tensor]:
+        """The views with what ranking made of each, and the logits of all targets of all users, in order: [sum of T * C]."""
         kept, interest = zip(*(self.interest(view) for view in views), strict=True)
         target = torch.cat([view.content.target_MR for view in views])
         mass, features = (torch.cat(parts) for parts in ([self.mass(one) for one in kept], [self.features(view.batch) for view in views]))
-        return target, torch.cat(interest), mass, features
+        logit: Tensor = self.head(target, torch.cat(interest), mass, features)
+        parts = zip(views, interest, torch.split(logit, [len(one) for one in interest]), strict=True)
+        return [replace(view, ranked=Ranked(one, of_view)) for view, one, of_view in parts], logit
 
     def logits(self, views: Sequence[View]) -> Tensor:
         """Logits of all targets of all users, in order: [sum of T * C]."""
-        logit: Tensor = self.head(*self.inputs(views))
-        return logit
+        return self.ranked(views)[1]
 
     def forward(self, batches: Sequence[UserBatch]) -> Tensor:
         """Logits of all targets of all users, in order: [sum of T * C]."""
@@ -114,7 +115,8 @@ class TwoStageModel(nn.Module):
 
     def loss_of(self, views: Sequence[View], label_M: Tensor) -> Tensor:
         """The same of batches that were viewed already."""
-        loss = functional.binary_cross_entropy_with_logits(self.logits(views), label_M)
+        ranked, logit = self.ranked(views)
+        loss = functional.binary_cross_entropy_with_logits(logit, label_M)
         for objective in self.objectives:
-            loss = loss + objective(views, label_M)
+            loss = loss + objective(ranked, label_M)
         return loss

@@ -52,12 +52,21 @@ class Content:
 
 
 @dataclass(frozen=True, slots=True)
+class Ranked:
+    """What ranking made of a view, differentiable: `interest_MH` [M, `parts` * R] as it came from pooling, and `logit_M`."""
+
+    interest_MH: Tensor
+    logit_M: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class View:
-    """One user's batch with what both embedding spaces say about it."""
+    """One user's batch with what both embedding spaces say about it; `ranked` where an objective reads it."""
 
     batch: UserBatch
     attn: Rows
     content: Content
+    ranked: Ranked | None = None
 
 
 class Pooling(Protocol):

@@ -147,7 +147,8 @@ def scoring_path(config: ModelConfig) -> str:
         if not one.capabilities.set_free:
             raise ValueError(f"{one.kind} stage {one.name!r} makes a candidate's score depend on the other candidates")
     fused = all(one.capabilities.fused for one in entries)
-    if config.ages and not fused:
+    timed = [name for name in ("ages", "sessions") if getattr(config, name)]
+    if timed and not fused:
         one = next(one for one in entries if not one.capabilities.fused)
-        raise ValueError(f"ages are served with exact search and target attention alone, not with {one.kind} stage {one.name!r}")
+        raise ValueError(f"{timed[0]} are served with exact search and target attention alone, not with {one.kind} stage {one.name!r}")
     return "kernels" if fused else "graph"

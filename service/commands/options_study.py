@@ -30,16 +30,23 @@ class Option:
 BASES: dict[str, dict[str, Any]] = {"plain": {"features": False, "feature_bins": 0}, "default": {}}
 """The default preset without and with hand-made features."""
 TEACH_SEARCH = (StageSpec("mass_over_all"), StageSpec("smooth_recency"))
+RANKING_TEACHES = (StageSpec("posterior_over_all"),)
 OPTIONS = (
     Option("without mass", "plain", {"mass": False}, {}),
     Option("without the own-item bonus", "plain", {"same_item_bonus": False}, {}),
     Option("without both", "plain", {"mass": False, "same_item_bonus": False}, {}),
     Option("with ages", "plain", {"ages": True}, {}),
+    Option("with sessions", "plain", {"sessions": True}, {}),
+    Option("with the own-category bonus", "plain", {"same_category_bonus": True}, {}),
     Option("with losses that teach search", "plain", {"objectives": TEACH_SEARCH}, {}),
+    Option("with search taught by ranking", "plain", {"objectives": RANKING_TEACHES}, {}),
     Option("one epoch", "plain", {}, {"epochs": 1}),
     Option("without features", "default", {"features": False, "feature_bins": 0}, {}),
     Option("without bins", "default", {"feature_bins": 0}, {}),
     Option("with ages", "default", {"ages": True}, {}),
+    Option("with sessions", "default", {"sessions": True}, {}),
+    Option("with the own-category bonus", "default", {"same_category_bonus": True}, {}),
+    Option("with search taught by ranking", "default", {"objectives": RANKING_TEACHES}, {}),
     Option("tables of width 1", "default", {"attn_width": 1, "repr_width": 1}, {}),
 )
 

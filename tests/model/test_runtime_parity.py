@@ -80,8 +80,10 @@ def test_default_model(tiny: Tiny, ranking: str) -> None:
         {"attn_width": 4, "repr_width": 9, "features": False},
         {"ages": True, "longest": 150},
         {"feature_bins": 7},
+        {"sessions": True, "ages": True, "longest": 150, "features": False},
+        {"same_category_bonus": True, "features": False},
     ],
-    ids=["as published", "longest 30", "narrow attention, no features", "ages", "feature bins"],
+    ids=["as published", "longest 30", "narrow attention, no features", "ages", "feature bins", "sessions and ages", "category bonus"],
 )
 def test_other_configurations(tmp_path: Path, model: dict[str, object]) -> None:
     tiny = make_tiny(tmp_path, **model)

@@ -27,6 +27,7 @@ VARIANTS = {
     "as published": replace(SMALL, objectives=(AUXILIARY,)),
     "mass": replace(SMALL, mass=True),
     "bonus": replace(SMALL, same_item_bonus=True),
+    "own category": replace(SMALL, same_category_bonus=True, mass=True),
     "mass, bonus, features": replace(SMALL, mass=True, same_item_bonus=True, features=True),
     "newest 40": replace(SMALL, longest=40, mass=True, objectives=(AUXILIARY,)),
 }

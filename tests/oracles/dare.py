@@ -46,17 +46,19 @@ def bucket(recency: int) -> int:
 
 
 def scores(parameters: Parameters, moment: Moment) -> list[float]:
-    """Equation 1 for every behavior of the history: content, plus recency, plus the learned bonus on the target's own item."""
+    """Equation 1 for every behavior of the history: content, plus recency, plus the learned bonus on the target's own item, and on its own
+    category where that is known (row 2 on)."""
     item, category, recency = (parameters[f"attn.{name}.weight"] for name in ("item", "category", "recency"))
     width = item.shape[1]
-    bonus = float(parameters["search.bonus"]) if "search.bonus" in parameters else 0.0
+    bonus, of_category = (float(parameters.get(f"search.{name}", np.zeros(()))) for name in ("bonus", "category_bonus"))
     target_item, target_category, target_key = moment.target
     found = []
     for place, (item_row, category_row, key) in enumerate(moment.behaviors):
         newest_is_one = len(moment.behaviors) - place
         content = _dot(item[target_item], item[item_row]) + _dot(category[target_category], category[category_row])
         time = _dot(recency[0], recency[bucket(newest_is_one)])
-        found.append(content / math.sqrt(2 * width) + time / math.sqrt(width) + (bonus if key == target_key else 0.0))
+        added = (bonus if key == target_key else 0.0) + (of_category if category_row == target_category >= 2 else 0.0)
+        found.append(content / math.sqrt(2 * width) + time / math.sqrt(width) + added)
     return found
 
 

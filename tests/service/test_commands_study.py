@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from service.commands.options_study import OPTIONS
+from model.stages.registry import scoring_path
+from service.commands.options_study import OPTIONS, base_config
 from service.commands.rivals_study import MAIN, SLOWER, rows_of
 from tests.conftest import write_tidy
 from tests.service.dare_command import Dare, dare, refused
@@ -88,11 +90,13 @@ def test_width_is_weighed_against_the_time_of_search(dare: Dare, folder: Path, t
 
 
 def test_options_are_weighed_against_the_model_without_them(dare: Dare, folder: Path, tmp_path: Path) -> None:
-    ran = dare("study", "options", "--data", folder, "--out", tmp_path, "--seeds", 1, "--base", "plain", "--json")
+    some = ("without mass", "with ages", "with sessions", "with search taught by ranking")
+    chosen = [part for name in some for part in ("--option", name)]
+    ran = dare("study", "options", "--data", folder, "--out", tmp_path, "--seeds", 1, "--base", "plain", *chosen, "--json")
     assert ran.code == 0, ran.err
     ((heading, lines),) = ran.json["tables"].items()
     assert heading.startswith("plain") and lines[0]["model"] == "plain"
-    assert {line["model"] for line in lines[1:]} == {option.name for option in OPTIONS if option.base == "plain"}
+    assert [line["model"] for line in lines[1:]] == list(some)
     assert all(line["low"] <= float(line["difference"].split()[0]) + 1e-4 <= line["high"] + 2e-4 for line in lines[1:])
     assert {path.name for path in tmp_path.iterdir()} == {"cells", "options.md", "options.json", "options.png"}
     refused(dare("study", "options", "--data", folder, "--base", "x"), "'x'")
@@ -100,6 +104,13 @@ def test_options_are_weighed_against_the_model_without_them(dare: Dare, folder: 
     one = dare("study", "options", "--data", folder, "--out", tmp_path, "--seeds", 1, "--option", "with ages", "--base", "plain", "--json")
     ((_, few),) = one.json["tables"].items()
     assert few == [line for line in lines if line["model"] in ("plain", "with ages")]
+
+
+def test_every_option_is_a_model_that_the_kernels_serve() -> None:
+    for option in OPTIONS:
+        base = base_config(option.base, 0, 1)
+        config = replace(base, model=replace(base.model, **option.model), **option.train)
+        assert config != base and scoring_path(config.model) == "kernels", option.name
 
 
 def test_every_seed_of_the_main_rows_and_one_of_the_others() -> None:

@@ -33,8 +33,8 @@ class MassOverAll(nn.Module):
         score, batch = self._score[0], view.batch
         num_targets, num_candidates = batch.target_item_TC.shape
         score_ML = score.content(view.attn)
-        if score.bonus is not None:
-            score_ML = score_ML + score.bonus * (batch.target_key_TC.reshape(-1, 1) == batch.item_key_L)
+        if (bonus_ML := score.bonuses(batch)) is not None:
+            score_ML = score_ML + bonus_ML
         # Not score.visible_bias: its gradient would pass through [L, L] values, this one through [T, L].
         bias_TL = score.recency_bias()[score.buckets(batch)].masked_fill(~score.visible(batch), NEG_INF)
         any_T = (batch.length_T > 0)[:, None]

@@ -55,8 +55,8 @@ class ClusterSearch(nn.Module):
         """Score of every behavior, 0 where the target must not see it: [M, L]."""
         bias_TL = self.score.visible_bias(batch)
         score_ML = self.score.content(attn) + bias_TL.repeat_interleave(batch.target_item_TC.shape[1], dim=0)
-        if self.score.bonus is not None:
-            score_ML = score_ML + self.score.bonus * (batch.item_key_L == batch.target_key_TC.reshape(-1, 1))
+        if (bonus_ML := self.score.bonuses(batch)) is not None:
+            score_ML = score_ML + bonus_ML
         return score_ML.masked_fill(~visible_ML, 0.0)
 
 

@@ -29,8 +29,8 @@ class ExactSearch(nn.Module):
         with torch.no_grad():
             bias_TL = self.score.visible_bias(batch)
             total_ML = (content_ML.view(num_targets, num_candidates, length) + bias_TL[:, None]).flatten(0, 1)
-            if self.score.bonus is not None:
-                total_ML += self.score.bonus * (batch.target_key_TC.reshape(-1, 1) == batch.item_key_L)
+            if (bonus_ML := self.score.bonuses(batch)) is not None:
+                total_ML += bonus_ML
             index_MK = best(total_ML, self.kept)
         return self.score.at(batch, content_ML, index_MK)
 

@@ -36,8 +36,8 @@ class ProjectedSearch(nn.Module):
         with torch.no_grad():
             target_MD, behavior_LD = self._mapped(attn, torch.float64)
             exact_ML = target_MD @ behavior_LD.T
-            if self.score.bonus is not None:
-                exact_ML += self.score.bonus.double() * (batch.target_key_TC.reshape(-1, 1) == batch.item_key_L)
+            if (bonus_ML := self.score.bonuses(batch)) is not None:
+                exact_ML += bonus_ML.double()
             level_ML = torch.round(exact_ML * _GRID).clamp(-_BOUND, _BOUND)
             index_MK = newest_best(level_ML, batch, self.score.visible(batch), self.kept)
         target_MD, behavior_LD = self._mapped(attn, attn.target_MD.dtype)
@@ -54,8 +54,8 @@ class ProjectedSearch(nn.Module):
 
     def _with(self, batch: UserBatch, index_MK: Tensor, score_MK: Tensor, whole: bool) -> Kept:
         bucket_MK, valid_MK = self.score.seen(batch, index_MK)
-        if self.score.bonus is not None:
-            score_MK = score_MK + self.score.bonus * (batch.item_key_L[index_MK] == batch.target_key_TC.reshape(-1, 1))
+        if (bonus_MK := self.score.bonuses(batch, index_MK)) is not None:
+            score_MK = score_MK + bonus_MK
         return Kept(index_MK, bucket_MK, score_MK.masked_fill(~valid_MK, NEG_INF), valid_MK, whole)
 
 

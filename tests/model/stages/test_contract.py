@@ -162,7 +162,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """A tidy folder and its data set with all features; each rival brings its own model and artifact."""
     root = tmp_path_factory.mktemp("contract")
     folder = write_tidy(root / "data", users=25, items=120, longest=300)
-    log, config = read_tidy(folder), tiny_config(attn_width=5, repr_width=6, hidden=(9, 4))
+    log, config = read_tidy(folder), tiny_config(attn_width=5, repr_width=6, hidden=(9, 4), same_category_bonus=True)
     data = prepare(log, config)
     return Tiny(folder, log, config, data, Trained(build(config, data), [], 0.0, 0.0), root, "")
 
