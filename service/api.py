@@ -11,6 +11,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from service.auth import Callers
 from service.behavior_store import MAX_LENGTH
@@ -174,6 +175,11 @@ def create_router(
     # Routes are tried in turn: those that answer thousands of times a second come first.
     wire.include_router(router)
     return wire
+
+
+def direct_routes(router: APIRouter) -> dict[str, Route]:
+    """The routes that read their requests themselves, by path."""
+    return {route.path: route for route in router.routes if isinstance(route, WireRoute)}
 
 
 def document(app: FastAPI) -> None:

@@ -18,10 +18,11 @@ from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 
 from service.admission import Admission
-from service.api import create_router, document
+from service.api import create_router, direct_routes, document
 from service.auth import Callers
-from service.behavior_store import BehaviorStore, StoreError, StoreFull, StoreUnavailable
+from service.behavior_store import BehaviorStore, StoreError
 from service.console import console_router
+from service.direct import DirectRoutes
 from service.drain import Drain
 from service.errors import Problem
 from service.file_store import FileStore
@@ -31,7 +32,7 @@ from service.memory_store import MemoryStore
 from service.metrics import Metrics
 from service.models import Models
 from service.open_inference import open_inference_router
-from service.request_context import RequestContext, on_http_exception, on_problem, on_store_full, on_store_unavailable
+from service.request_context import HANDLED, RequestContext, on_http_exception
 from service.scorer import Scorer
 from service.settings import Settings
 from service.tracing import Tracing
@@ -120,15 +121,17 @@ def create_app(settings: Settings, store: BehaviorStore | None = None, clock: Ca
         telemetry=tracing.telemetry(),
     )
     app.state.models, app.state.metrics, app.state.gate = models, metrics, gate
-    app.include_router(create_router(settings, callers, scorer, behaviors, models, metrics, tracing, clock))
+    router = create_router(settings, callers, scorer, behaviors, models, metrics, tracing, clock)
+    app.include_router(router)
     app.include_router(open_inference_router(settings, callers, scorer, models, metrics, clock, lambda: drain.draining))
     app.include_router(console_router(callers, behaviors, models))
     _operations(app, models, opened, drain, metrics)
     document(app)
+    if not tracing.on:  # the framework's spans begin at its routes
+        app.add_middleware(DirectRoutes, routes=direct_routes(router), handled=HANDLED)
     app.add_middleware(RequestContext, metrics=metrics, max_header_bytes=settings.max_header_bytes)
-    app.add_exception_handler(Problem, on_problem)
-    app.add_exception_handler(StoreFull, on_store_full)
-    app.add_exception_handler(StoreUnavailable, on_store_unavailable)
+    for kind, handler in HANDLED.items():
+        app.add_exception_handler(kind, handler)
     app.add_exception_handler(HTTPException, on_http_exception)
     return app
 

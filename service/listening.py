@@ -193,6 +193,7 @@ def server_options(settings: Settings, metrics: Metrics, gate: Gate) -> dict[str
         "ws": "none",
         "log_level": "warning",
         "access_log": False,
+        "proxy_headers": False,
         "backlog": settings.listen_backlog,
         "timeout_keep_alive": settings.idle_timeout_s,
         "timeout_graceful_shutdown": 10,

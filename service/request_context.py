@@ -13,7 +13,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.behavior_store import StoreUnavailable
+from service.behavior_store import StoreFull, StoreUnavailable
+from service.direct import Handled
 from service.errors import Problem, problem_response
 from service.metrics import Metrics
 
@@ -100,6 +101,10 @@ async def on_store_unavailable(request: Request, error: Exception) -> Response:
     problem = Problem(503, "the behavior store does not answer; sent again with its event_id a behavior is stored once", retry_after_s=1)
     problem.kind = "store-unavailable"
     return problem_response(problem, request_id_of(request), request.url.path)
+
+
+HANDLED: Handled = {Problem: on_problem, StoreFull: on_store_full, StoreUnavailable: on_store_unavailable}
+"""What answers an exception that a route raises."""
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:

@@ -38,6 +38,11 @@ class Tracing:
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=f"{settings.otlp_endpoint.rstrip('/')}/v1/traces")))
         self._tracer = self._provider.get_tracer("dare")
 
+    @property
+    def on(self) -> bool:
+        """Whether spans are recorded."""
+        return self._provider is not None
+
     def telemetry(self) -> TelemetryConfig:
         """What FastAPI is given: request spans or nothing; never its metrics (ours are Prometheus) and never texts of errors."""
         config = TelemetryConfig(metrics=False, logs=False, operation_spans=False, auto_configure=False, tracing=self._provider is not None)

@@ -62,16 +62,26 @@ def collecting() -> Iterator[tuple[Collector, str]]:
         collector.server_close()
 
 
-def test_a_request_is_a_span_below_the_callers_with_one_per_stage(tiny: Tiny) -> None:
+@pytest.fixture
+def plain(server: Server) -> Server:
+    """A server without a collector."""
+    return server
+
+
+def test_a_request_is_a_span_below_the_callers_with_one_per_stage(tiny: Tiny, plain: Server) -> None:
     ask = {"user_id": "u", "candidates": ["item-1"], "timestamp": NOW}
     with collecting() as (collector, url):
         server = Server(Settings(artifacts=tiny.artifacts, otlp_endpoint=url), MemoryStore())
         try:
             server.client.get("/livez").raise_for_status()
             server.client.post("/v1/score", json=ask, headers={"traceparent": f"00-{TRACE}-{PARENT}-01"}).raise_for_status()
+            # With spans a request takes the framework's way, without them a shorter one (service/direct.py): both answer alike.
+            for path, body in (("/v1/score", {"candidates": []}), ("/v1/recommend", {"user_id": ""}), ("/v1/behaviors", {})):
+                answers = [one.client.post(path, json=body, headers={"X-Request-ID": "same"}) for one in (server, plain)]
+                assert answers[0].status_code == answers[1].status_code == 422 and answers[0].json() == answers[1].json()
         finally:
             server.stop()
-    spans = {span.name: span for span in collector.spans}
+    spans = {span.name: span for span in collector.spans if span.trace_id.hex() == TRACE}
     assert set(spans) == {"POST /v1/score", "queue", "store", "prepare", "search", "rank"}
     request = spans.pop("POST /v1/score")
     assert request.trace_id.hex() == TRACE and request.parent_span_id.hex() == PARENT
