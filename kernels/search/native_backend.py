@@ -7,36 +7,40 @@ import os
 import struct
 
 import numpy as np
+import numpy.typing as npt
 
 from kernels import native_library
 from kernels.native_library import address
 from kernels.search.arguments import F32, I32, SearchArguments
-from kernels.search.keys import Prepared, SearchKeys
+from kernels.search.keys import Prepared, PreparedBody, SearchKeys
 
 _KEPT_SHARE = 40
 """The filter pays while a search keeps at most one behavior in this many. On trained tables, width 32, it takes as long as fp32 at 30,
 nine tenths at 40, half at 80."""
 _PREPARE_TARGETS = 24
 """Keys are prepared once they are searched for so many targets, in one call or in several."""
-_TAIL, _TAIL_SHARE = 256, 32
-"""Behaviors appended since the keys were prepared are searched in fp32; beyond this many, or this share, the keys are prepared anew."""
+_BLOCK = 256
+"""Behaviors appended since the keys were prepared are searched in fp32, until so many have gathered: then they are prepared too."""
+_TAIL_SHARE, _HIDDEN_SHARE = 32, 4
+"""Where they cannot be added, keys are prepared anew beyond this share of them; and where this share of what is prepared was dropped."""
+_PREPARE_ANEW = 5
 
 
-_CALL = struct.Struct("@6q11Pf2i0q")
-"""`SearchCall` of native/search_call.hpp, field for field: packed, as a ctypes structure of 20 fields takes longer than a small search."""
+_CALL = struct.Struct("@7q11Pf2i0q")
+"""`SearchCall` of native/search_call.hpp, field for field: packed, as a ctypes structure of 21 fields takes longer than a small search."""
 
 
 class _PrepareCall(ctypes.Structure):
     """`PrepareCall` of native/search_call.hpp, field for field."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("struct_bytes", "length", "width", "core_bytes")),
-        *((name, ctypes.c_void_p) for name in ("key", "category", "core")),
+        *((name, ctypes.c_int64) for name in ("struct_bytes", "length", "width", "core_bytes", "body_bytes")),
+        *((name, ctypes.c_void_p) for name in ("key", "category", "older", "core", "body")),
         *((name, ctypes.c_int32) for name in ("level", "reserved")),
     )
 
 
-_CORES = os.cpu_count() or 1
+_CORES, _LINE = os.cpu_count() or 1, 64
 
 
 def can_run(arguments: SearchArguments | None = None) -> tuple[bool, str]:
@@ -45,14 +49,15 @@ def can_run(arguments: SearchArguments | None = None) -> tuple[bool, str]:
 
 
 def prepare(keys: SearchKeys) -> Prepared | None:
-    """The prepared form of these keys, built where it is missing or lacks too many newer behaviors; None where fp32 alone is faster.
+    """The prepared form of these keys, built or added to where it is missing or lacks too many newer behaviors; None where fp32 alone is
+    faster.
 
     Raises: RuntimeError when the library refuses, with the reason.
     """
     if not keys.preparable:
         return None
     library, level = native_library.ready("search")
-    return None if level == 0 else keys.prepared(lambda have: _enough(have, keys.length), lambda: _build(library, level, keys))
+    return None if level == 0 else keys.prepared(lambda have: _enough(have, keys), lambda have: _made(library, level, keys, have))
 
 
 def search(a: SearchArguments) -> tuple[I32, F32]:
@@ -63,7 +68,7 @@ def search(a: SearchArguments) -> tuple[I32, F32]:
     core = None
     if level and a.k * _KEPT_SHARE <= length and keys.preparable:
         core = keys.prepared_now
-        wanted = keys.count_targets(num_targets) >= _PREPARE_TARGETS if core is None else not _enough(core, length)
+        wanted = keys.count_targets(num_targets) >= _PREPARE_TARGETS if core is None else not _enough(core, keys)
         if wanted:
             core = prepare(keys)
         if core is not None and a.category_score_NC is not None and a.category_L is not keys.category_L:
@@ -84,6 +89,7 @@ def run(a: SearchArguments, core: Prepared | None, library: ctypes.CDLL, level: 
         width,
         a.k,
         0 if category_score is None else category_score.shape[1],
+        0 if core is None else a.keys.dropped - core.dropped,
         address(a.target_NA),
         key_address,
         0 if core is None else core.address,
@@ -105,8 +111,46 @@ def run(a: SearchArguments, core: Prepared | None, library: ctypes.CDLL, level: 
     return index_NK, score_NK
 
 
-def _enough(have: Prepared, length: int) -> bool:
-    return length - have.length <= max(_TAIL, have.length // _TAIL_SHARE)
+def _enough(have: Prepared, keys: SearchKeys) -> bool:
+    tail, hidden = keys.dropped + keys.length - have.end, keys.dropped - have.dropped
+    return tail < _BLOCK and hidden <= have.length // _HIDDEN_SHARE
+
+
+def _made(library: ctypes.CDLL, level: int, keys: SearchKeys, have: Prepared | None) -> Prepared:
+    """A prepared form that is enough, from an older one where possible."""
+    if have is None or keys.dropped - have.dropped > have.length // _HIDDEN_SHARE:
+        return _build(library, level, keys)
+    longer = _extended(library, level, keys, have)
+    if longer is not None:
+        return longer
+    few = keys.dropped + keys.length - have.end <= max(_BLOCK, have.length // _TAIL_SHARE)
+    return have if few else _build(library, level, keys)
+
+
+def _extended(library: ctypes.CDLL, level: int, keys: SearchKeys, have: Prepared) -> Prepared | None:
+    """The older form with all whole blocks of newer behaviors; None where they cannot be added to it."""
+    first = have.end - keys.dropped
+    rows = (keys.length - first) // _BLOCK * _BLOCK
+    with have.body.lock:
+        # Keys that were appended to twice share a body: only one of them goes on in it.
+        if keys.category_L is not None or have.body.used != have.length:
+            return None
+        memory, start = _aligned(have.memory.nbytes - _LINE)
+        call = _PrepareCall(
+            struct_bytes=ctypes.sizeof(_PrepareCall),
+            length=rows,
+            width=keys.key_LA.shape[1],
+            key=keys.placed[1] + 4 * first * keys.key_LA.shape[1],
+            older=have.address,
+            core=start,
+            level=level,
+        )
+        status = library.dare_search_prepare(ctypes.byref(call))
+        if status == _PREPARE_ANEW:
+            return None
+        _done(status)
+        have.body.used += rows
+    return Prepared(memory, start, have.body, have.dropped, have.length + rows)
 
 
 def _build(library: ctypes.CDLL, level: int, keys: SearchKeys) -> Prepared:
@@ -120,11 +164,16 @@ def _build(library: ctypes.CDLL, level: int, keys: SearchKeys) -> Prepared:
         level=level,
     )
     _done(library.dare_search_prepare(ctypes.byref(call)))
-    memory = np.empty(call.core_bytes + 64, dtype=np.uint8)
-    start = (address(memory) + 63) // 64 * 64
+    (memory, start), (body, call.body) = _aligned(call.core_bytes), _aligned(call.body_bytes)
     call.core = start
     _done(library.dare_search_prepare(ctypes.byref(call)))
-    return Prepared(memory, start, keys.length)
+    return Prepared(memory, start, PreparedBody(body, len(key_LA)), keys.dropped, len(key_LA))
+
+
+def _aligned(size: int) -> tuple[npt.NDArray[np.uint8], int]:
+    """Memory, and the first cache line in it that `size` bytes follow."""
+    memory = np.empty(size + _LINE, dtype=np.uint8)
+    return memory, (address(memory) + _LINE - 1) // _LINE * _LINE
 
 
 def _done(status: int) -> None:

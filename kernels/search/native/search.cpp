@@ -44,9 +44,10 @@ float most_of(const float* value, int64_t count) {
 
 // The bias of each row, -inf where it is not valid.
 void plan_bias(const SearchCall& c, SearchPlan& p, PlanMemory& m) {
-    if (c.bias == nullptr && c.valid == nullptr) return;
-    m.bias.resize(size_t((c.length + 63) / 64 * 64));
-    float* const bias = m.bias.data();
+    if (c.bias == nullptr && c.valid == nullptr && c.hidden == 0) return;
+    m.bias.resize(size_t(c.hidden + (c.length + 63) / 64 * 64));
+    std::fill(m.bias.begin(), m.bias.begin() + c.hidden, -INFINITY);
+    float* const bias = m.bias.data() + c.hidden;
     if (c.bias) std::copy(c.bias, c.bias + c.length, bias);
     else std::fill(bias, bias + c.length, 0.0f);
     if (c.valid)
@@ -66,9 +67,10 @@ bool sums_overflow(const SearchCall& c, double bias_most) {
 // Rows that no group holds: outliers, and those appended since the keys were prepared.
 void plan_extra(const SearchCall& c, SearchPlan& p, PlanMemory& m, const SearchLevel& level, float* key_most) {
     const PreparedKeys& core = *p.core;
-    const int32_t* const outlier = core.at<int32_t>(core.outlier);
-    m.extra_row.assign(outlier, outlier + core.outliers);
-    for (int64_t i = core.length; i < c.length; ++i) m.extra_row.push_back(int32_t(i));
+    m.extra_row.clear();
+    for (int64_t i = 0; i < core.outliers; ++i)
+        if (core.outlier[i] >= c.hidden) m.extra_row.push_back(int32_t(core.outlier[i] - c.hidden));
+    for (int64_t i = std::max<int64_t>(0, core.length - c.hidden); i < c.length; ++i) m.extra_row.push_back(int32_t(i));
     const size_t count = m.extra_row.size(), all = (count + 63) / 64 * 64;
     *key_most = std::max(*key_most, float(core.key_most));
     if (count == 0) return;
@@ -109,6 +111,20 @@ void plan_order(const SearchCall& c, const SearchPlan& p, PlanMemory& m) {
     for (int64_t n = 0; n < c.num_targets; ++n) m.order[size_t(start[size_t(bin[size_t(n)])]++)] = int32_t(n);
 }
 
+// Whether the hidden rows of the prepared keys are of categories that have no score.
+bool unknown_categories(const SearchCall& c, const PreparedKeys& core) {
+    return c.hidden && c.category_score && core.at<int32_t>(core.category)[core.distinct - 1] >= c.num_categories;
+}
+
+void search(const SearchCall& c, const SearchLevel& level, bool first_pass_only);
+
+void search_without_core(const SearchCall& c, const SearchLevel& level) {
+    SearchCall plain = c;
+    plain.core = nullptr;
+    plain.hidden = 0;
+    search(plain, level, false);
+}
+
 void search(const SearchCall& c, const SearchLevel& level, bool first_pass_only) {
     static thread_local PlanMemory memory;
     std::atomic<int64_t> next{0};
@@ -116,6 +132,7 @@ void search(const SearchCall& c, const SearchLevel& level, bool first_pass_only)
     SearchPlan p{};
     p.call = &c;
     p.core = static_cast<const PreparedKeys*>(c.core);
+    if (p.core && unknown_categories(c, *p.core)) return search_without_core(c, level);
     p.next = &next;
     p.overflow = &overflow;
     p.no_memory = &no_memory;
@@ -126,12 +143,13 @@ void search(const SearchCall& c, const SearchLevel& level, bool first_pass_only)
     if (p.core) {
         float key_most = 0;
         plan_extra(c, p, memory, level, &key_most);
-        if (!(key_most <= p.key_limit)) return search_wide_range(c);
+        // It may be a hidden row that is so large.
+        if (!(key_most <= p.key_limit)) return c.hidden ? search_without_core(c, level) : search_wide_range(c);
         if (p.bias_L) {
             const size_t slots = size_t(kBlock * p.core->blocks);
             memory.grouped.resize(slots);
             memory.blocked.resize(slots);
-            level.spread(*p.core, p.bias_L, memory.grouped.data(), memory.blocked.data());
+            level.spread(*p.core, p.bias_L - c.hidden, memory.grouped.data(), memory.blocked.data());
             p.bias_grouped = memory.grouped.data();
             p.bias_blocked = memory.blocked.data();
         }
@@ -200,15 +218,17 @@ DARE_EXPORT int dare_search(const SearchCall* call) { return searched(call, fals
 // To measure the hot loop by itself.
 DARE_EXPORT int dare_search_first_pass(const SearchCall* call) { return searched(call, true); }
 
-// Sets call->core_bytes where call->core is null, else fills it.
+// Sets call->core_bytes and call->body_bytes where call->core is null, else fills both.
 DARE_EXPORT int dare_search_prepare(PrepareCall* call) {
     if (call->struct_bytes != int64_t(sizeof(PrepareCall))) return kWrongVersion;
     const SearchLevel* const level = level_of(call->level);
     if (level == nullptr) return kNoSuchLevel;
     if (call->width > kWidest) return kTooWide;
     try {
+        if (call->older) return extend_keys(*call, *level);
         if (call->core) prepare_keys(*call, *level);
-        else call->core_bytes = prepared_bytes(*call);
+        call->core_bytes = int64_t(sizeof(PreparedKeys));
+        if (call->core == nullptr) call->body_bytes = prepared_bytes(*call);
     } catch (const std::bad_alloc&) {
         return kOutOfMemory;
     }

@@ -20,5 +20,5 @@ constexpr int TILE_TARGETS = 2, TILE_VECTORS = 2, NARROW_VECTORS = 2, DIRECT_TAR
 #include "search_kernel.hpp"
 }  // namespace
 
-const SearchLevel kSearchAvx2 = {search_tasks, widen_rows, measure_rows, quantise_rows, spread_rows};
+const SearchLevel kSearchAvx2 = {search_tasks, widen_rows, measure_rows, quantise_rows, try_block, spread_rows};
 #endif

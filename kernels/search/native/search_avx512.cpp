@@ -24,5 +24,5 @@ OP I dot4(I sum, I key, I query) {
 #include "search_kernel.hpp"
 }  // namespace
 
-const SearchLevel kSearchAvx512 = {search_tasks, widen_rows, measure_rows, quantise_rows, spread_rows};
+const SearchLevel kSearchAvx512 = {search_tasks, widen_rows, measure_rows, quantise_rows, try_block, spread_rows};
 #endif

@@ -71,4 +71,4 @@ OP void transpose(const float* const* rows, int64_t column, int n, F* out) {
 #include "search_kernel.hpp"
 }  // namespace
 
-const SearchLevel kSearchScalar = {search_tasks, widen_rows, measure_rows, quantise_rows, spread_rows};
+const SearchLevel kSearchScalar = {search_tasks, widen_rows, measure_rows, quantise_rows, try_block, spread_rows};

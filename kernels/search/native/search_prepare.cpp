@@ -11,6 +11,7 @@ namespace {
 
 // Rows more than this many times longer than the 1/64 longest are left out of the integers, whose scale they would spoil.
 constexpr double kOutlierRatio = 2;
+constexpr int64_t kRoomShare = 8;  // of the prepared rows, an eighth more can be added
 constexpr float kLift = 1.2089258196146292e24f;  // 2^80: brings denormal keys into the range of normal ones
 
 int64_t padded(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
@@ -56,37 +57,50 @@ std::vector<int64_t> drop_empty(std::vector<int32_t>& ids, std::vector<int32_t>&
     return kept_count;
 }
 
-// Offsets for so many groups; returns the bytes.
-int64_t lay_out(PreparedKeys& core, int64_t length, int64_t width, int64_t groups, int64_t distinct, int64_t outliers) {
+// Offsets for so many groups, and room for newer ones where there are no categories; returns the bytes of the body.
+int64_t lay_out(PreparedKeys& core, int64_t length, int64_t width, int64_t groups, int64_t distinct, bool grows) {
     core = PreparedKeys{};
     core.length = length;
     core.width = width;
     core.quads = (width + 3) / 4;
     core.groups = groups;
     core.blocks = (groups + 15) / 16;
+    core.room = core.blocks + (grows ? core.blocks / kRoomShare + 1 : 0);
     core.distinct = distinct;
-    core.outliers = outliers;
-    int64_t at = padded(sizeof(PreparedKeys), 64);
+    int64_t at = 0;
     const auto take = [&at](int64_t bytes) {
         const int64_t here = at;
         at += padded(bytes, 64);
         return here;
     };
     core.scale = take(8 * 4 * core.quads);
-    core.blocked = take(kBlock * 4 * core.quads * core.blocks);
-    core.grouped = take(kBlock * 4 * core.quads * core.blocks);
-    core.row = take(4 * kBlock * core.blocks);
-    core.own = take(2 * 16 * core.blocks);
+    core.inverse = take(4 * 4 * core.quads);
+    core.blocked = take(kBlock * 4 * core.quads * core.room);
+    core.grouped = take(kBlock * 4 * core.quads * core.room);
+    core.row = take(4 * kBlock * core.room);
+    core.own = take(2 * 16 * core.room);
     core.category = take(4 * (distinct + 32));
-    core.group_place = take(4 * 16 * core.blocks);
-    core.outlier = take(4 * outliers);
+    core.group_place = take(4 * 16 * core.room);
     return at;
 }
 
-int64_t groups_of(const std::vector<int64_t>& count) {
+// The groups of a category of `count` rows. Where there are no categories, groups fill blocks, so that newer ones can follow.
+int64_t groups_of(int64_t count, bool grows) {
+    const int64_t groups = (count + kGroup - 1) / kGroup, whole = padded(groups, 16);
+    return grows && whole <= count ? whole : groups;
+}
+
+int64_t groups_of(const std::vector<int64_t>& count, bool grows) {
     int64_t groups = 0;
-    for (const int64_t n : count) groups += (n + kGroup - 1) / kGroup;
+    for (const int64_t n : count) groups += groups_of(n, grows);
     return groups;
+}
+
+// R and I from what was measured: residues of x in fp32, three roundings of a value up to 254 in each dimension, and of the sum.
+void set_norms(PreparedKeys& core) {
+    const double width = double(core.width);
+    core.residue_norm = std::sqrt(double(core.residue_most)) * (1 + width * std::ldexp(1.0, -23)) + std::sqrt(width) * std::ldexp(127.0, -22);
+    core.integer_norm = std::sqrt(double(core.integer_most));
 }
 
 // The largest magnitude in each dimension, over rows that are in a group. Bits of positive floats are in their order.
@@ -134,7 +148,8 @@ int64_t prepared_bytes(const PrepareCall& call) {
     std::vector<int64_t> count(ids.size(), 0);
     for (const int32_t p : place) ++count[size_t(p)];
     PreparedKeys core;
-    return lay_out(core, call.length, call.width, groups_of(count), int64_t(ids.size()), kMostOutliers);
+    const bool grows = call.category == nullptr;
+    return lay_out(core, call.length, call.width, groups_of(count, grows), int64_t(ids.size()), grows);
 }
 
 void prepare_keys(const PrepareCall& call, const SearchLevel& level) {
@@ -151,10 +166,13 @@ void prepare_keys(const PrepareCall& call, const SearchLevel& level) {
 
     const std::vector<int64_t> count = drop_empty(ids, place, out);
     PreparedKeys& core = *static_cast<PreparedKeys*>(call.core);
-    lay_out(core, call.length, call.width, groups_of(count), int64_t(ids.size()), int64_t(outliers.size()));
+    const bool grows = call.category == nullptr;
+    lay_out(core, call.length, call.width, groups_of(count, grows), int64_t(ids.size()), grows);
+    core.body = static_cast<char*>(call.body);
+    core.outliers = int64_t(outliers.size());
     core.key_norm = std::sqrt(square);
     core.key_most = all;
-    std::copy(outliers.begin(), outliers.end(), core.at<int32_t>(core.outlier));
+    std::copy(outliers.begin(), outliers.end(), core.outlier);
     int32_t* const category = core.at<int32_t>(core.category);
     std::copy(ids.begin(), ids.end(), category);
     std::fill(category + ids.size(), category + ids.size() + 32, ids.back());
@@ -168,7 +186,7 @@ void prepare_keys(const PrepareCall& call, const SearchLevel& level) {
     int64_t group = 0;
     for (size_t p = 0; p < ids.size(); ++p) {
         first[p] = group;
-        groups[p] = (count[p] + kGroup - 1) / kGroup;
+        groups[p] = groups_of(count[p], grows);
         for (int64_t g = 0; g < groups[p]; ++g) group_place[group++] = int32_t(p);
     }
     for (int64_t g = group; g < 16 * core.blocks; ++g) group_place[g] = group ? group_place[group - 1] : 0;
@@ -190,11 +208,60 @@ void prepare_keys(const PrepareCall& call, const SearchLevel& level) {
     const bool tiny = largest < 1e-18f;
     const double lift = tiny ? kLift : 1, least = double(largest) * 1e-9;
     double* const scale = core.at<double>(core.scale);
-    std::vector<float> inverse(size_t(call.width), 0.0f);
+    float* const inverse = core.at<float>(core.inverse);
     for (int64_t d = 0; d < 4 * core.quads; ++d) {
         const double m = d < call.width ? std::max(double(most[size_t(d)]), least) : 0;
         scale[d] = m / 127;
-        if (d < call.width && m > 0) inverse[size_t(d)] = float(127 / (m * lift));
+        inverse[d] = m > 0 ? float(127 / (m * lift)) : 0.0f;
     }
-    level.quantise(core, call.key, float(lift), inverse.data());
+    core.lift = float(lift);
+    level.quantise(core, call.key, 0, 0);
+    set_norms(core);
+}
+
+SearchStatus extend_keys(const PrepareCall& call, const SearchLevel& level) {
+    PreparedKeys& core = *static_cast<PreparedKeys*>(call.core);
+    core = *static_cast<const PreparedKeys*>(call.older);
+    const double* const scale = core.at<double>(core.scale);
+    // Scales that are all 0 are those of rows that are all 0.
+    const bool grows = core.groups == 16 * core.blocks && *std::max_element(scale, scale + core.width) > 0;
+    if (!grows || core.blocks + call.length / kBlock > core.room) return kPrepareAnew;
+    const int64_t first_row = core.length, first = core.blocks;
+    int32_t* const row = core.at<int32_t>(core.row);
+    for (; core.length - first_row < call.length; core.length += kBlock) {
+        const float* const key = call.key + (core.length - first_row) * core.width;
+        float residue[kBlock];
+        int32_t integer[kBlock], fits[kBlock];
+        int64_t count = 0;
+        level.try_block(core, key, residue, integer);
+        for (int64_t i = 0; i < kBlock; ++i) {
+            // What would raise R or I is searched as the outliers are.
+            const bool fit = residue[i] <= core.residue_most && integer[i] <= core.integer_most;
+            if (fit) fits[count++] = int32_t(core.length + i);
+            else if (core.outliers < kMostOutliers) core.outlier[core.outliers++] = int32_t(core.length + i);
+            else return kPrepareAnew;
+            double square = 0;
+            for (int64_t d = 0; d < core.width; ++d) {
+                square += double(key[i * core.width + d]) * key[i * core.width + d];
+                core.key_most = std::max(core.key_most, double(std::fabs(key[i * core.width + d])));
+            }
+            core.key_norm = std::max(core.key_norm, std::sqrt(square));
+        }
+        if (count < 16) return kPrepareAnew;
+        // Dealt out to the groups of the block in turn; what is left of a group repeats its first row.
+        for (int64_t g = 0; g < 16; ++g) {
+            int32_t* const slots = row + kBlock * core.blocks + kGroup * g;
+            uint32_t own = 0;
+            for (int64_t slot = 0; slot < kGroup; ++slot) {
+                const int64_t i = 16 * slot + g;
+                slots[slot] = i < count ? fits[i] : fits[g];
+                own |= uint32_t(i < count) << slot;
+            }
+            core.at<uint16_t>(core.own)[16 * core.blocks + g] = uint16_t(own);
+            core.at<int32_t>(core.group_place)[16 * core.blocks + g] = 0;
+        }
+        ++core.blocks, core.groups += 16;
+    }
+    level.quantise(core, call.key, first_row, first);
+    return kDone;
 }

@@ -18,11 +18,9 @@ TARGET static void measure_rows(const float* key, int64_t length, int64_t width,
     }
 }
 
-// One group: [quads][16 slots][4] bytes. Raises the largest squared norms.
-INLINE void quantise_group(const float* key, const int32_t* row, int64_t width, float lift, const float* inverse_scale,
-                           uint8_t* grouped, F* residue_most, I* integer_most) {
-    const float* rows[16];
-    for (int i = 0; i < 16; ++i) rows[i] = key + int64_t(row[i]) * width;
+// One group of 16 rows: [quads][16 slots][4] bytes. Raises the largest squared norms.
+INLINE void quantise_group(const float* const* rows, int64_t width, float lift, const float* inverse_scale, uint8_t* grouped, F* residue_most,
+                           I* integer_most) {
     F residue = fset(0.0f);
     I integer = iset(0);
     for (int64_t column = 0; column < width; column += 16) {
@@ -51,15 +49,18 @@ INLINE void quantise_group(const float* key, const int32_t* row, int64_t width, 
     *integer_most = imax(*integer_most, integer);
 }
 
-TARGET static void quantise_rows(PreparedKeys& core, const float* key, float lift, const float* inverse_scale) {
+TARGET static void quantise_rows(PreparedKeys& core, const float* key, int64_t first_row, int64_t first) {
     uint8_t *const grouped = core.at<uint8_t>(core.grouped), *const blocked = core.at<uint8_t>(core.blocked);
     const int32_t* const row = core.at<int32_t>(core.row);
     const int64_t quads = core.quads;
     F residue = fset(0.0f);
     I integer = iset(0);
-    for (int64_t g = 0; g < 16 * core.blocks; ++g)
-        quantise_group(key, row + 16 * g, core.width, lift, inverse_scale, grouped + g * quads * 64, &residue, &integer);
-    for (int64_t block = 0; block < core.blocks; ++block) {
+    for (int64_t g = 16 * first; g < 16 * core.blocks; ++g) {
+        const float* rows[16];
+        for (int i = 0; i < 16; ++i) rows[i] = key + (row[16 * g + i] - first_row) * core.width;
+        quantise_group(rows, core.width, core.lift, core.at<float>(core.inverse), grouped + g * quads * 64, &residue, &integer);
+    }
+    for (int64_t block = first; block < core.blocks; ++block) {
         for (int64_t quad = 0; quad < quads; ++quad) {
             const float* rows[16];
             for (int j = 0; j < 16; ++j) rows[j] = reinterpret_cast<const float*>(grouped + ((16 * block + j) * quads + quad) * 64);
@@ -72,14 +73,23 @@ TARGET static void quantise_rows(PreparedKeys& core, const float* key, float lif
     alignas(64) int32_t integers[16];
     fstore(residues, residue);
     istore(integers, integer);
-    double most = 0, most_integer = 0;
     for (int i = 0; i < 16; ++i) {
-        most = residues[i] > most ? residues[i] : most;
-        most_integer = integers[i] > most_integer ? integers[i] : most_integer;
+        core.residue_most = residues[i] > core.residue_most ? residues[i] : core.residue_most;
+        core.integer_most = integers[i] > core.integer_most ? integers[i] : core.integer_most;
     }
-    // The residues are those of x in fp32: three roundings of a value up to 127 in each dimension, and of the sum.
-    core.residue_norm = std::sqrt(most) * (1 + double(core.width) * std::ldexp(1.0, -23)) + std::sqrt(double(core.width)) * std::ldexp(127.0, -22);
-    core.integer_norm = std::sqrt(most_integer);
+}
+
+TARGET static void try_block(const PreparedKeys& core, const float* key, float* residue, int32_t* integer) {
+    uint8_t unused[16 * kWidest];
+    for (int64_t g = 0; g < 16; ++g) {
+        const float* rows[16];
+        for (int i = 0; i < 16; ++i) rows[i] = key + (16 * g + i) * core.width;
+        F residues = fset(0.0f);
+        I integers = iset(0);
+        quantise_group(rows, core.width, core.lift, core.at<float>(core.inverse), unused, &residues, &integers);
+        fstore(residue + 16 * g, residues);
+        istore(integer + 16 * g, integers);
+    }
 }
 
 TARGET static void spread_rows(const PreparedKeys& core, const float* value_L, float* grouped, float* blocked) {

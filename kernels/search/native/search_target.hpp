@@ -127,14 +127,15 @@ int32_t order_at_most(double x) {
     return bits < kLowest ? kLowest : bits;
 }
 
-// Appends the rows whose values are in low..high to `rows`, 16 more of which can be written. Returns how many.
-TARGET static int64_t rows_within(const Found& from, int32_t low, int32_t high, int32_t* rows) {
+// Appends the rows whose values are in low..high to `rows`, counted from the first that is not hidden; 16 more can be written. Returns how many.
+TARGET static int64_t rows_within(const Found& from, int32_t low, int32_t high, int64_t hidden, int32_t* rows) {
     int64_t n = 0;
+    const I gone = iset(int32_t(hidden));
     istore(from.value + from.size, iset(INT32_MIN));
     for (int64_t i = 0; i < from.size; i += 16) {
         const I value = iload(from.value + i);
         const uint32_t mask = at_least(value, iset(low)) & at_least(iset(high), value);
-        icompress(rows + n, mask, iload(from.row + i));
+        icompress(rows + n, mask, isub(iload(from.row + i), gone));
         n += bits_set(mask);
     }
     return n;
@@ -192,7 +193,7 @@ TARGET static bool look(const SearchPlan& p, FilterMemory& m, int64_t t, int64_t
     look.start = look.bound;
     if (count_at_least_of(look.dots, look.bound) > k + k / 4 + 8)
         look.start = bound_of_best(look.dots.value, (look.dots.size + 15) / 16, k, k / 8 + 1, m.scratch, &guess.dot);
-    look.first = rows_within(look.dots, look.start, INT32_MAX, look.row);
+    look.first = rows_within(look.dots, look.start, INT32_MAX, c.hidden, look.row);
     fetch_rows(c, look.row, look.first);
     return true;
 }
@@ -224,14 +225,14 @@ TARGET static bool finish(const SearchPlan& p, FilterMemory& m, int64_t t, int64
     const int32_t *const best = m.maxima.best[t], *const second = m.maxima.second[t];
     const int32_t cut = closest < double(look.least) ? look.least : int32_t(std::floor(closest)) & (second ? ~15 : ~0);
     int64_t more = 0;
-    if (cut < look.start) more = rows_within(look.dots, cut, look.start - 1, rows);
+    if (cut < look.start) more = rows_within(look.dots, cut, look.start - 1, c.hidden, rows);
     if (cut < look.bound) {
         const int64_t groups = groups_within(best, p.core->blocks, cut, look.bound - 1, m.groups);
         if (look.groups + groups > m.most_groups) return false;
         look.dots.size = 0;
         if (second) rows_known(p, query, best, second, m.groups, groups, cut, look.dots);
         else rows_reaching(p, query, m.groups, groups, cut, look.dots);
-        more += rows_within(look.dots, cut, INT32_MAX, rows + more);
+        more += rows_within(look.dots, cut, INT32_MAX, c.hidden, rows + more);
     }
     if (bonus) more = other_rows(m.stamp, n, rows, more);
     fetch_rows(c, rows, more < 16 ? more : 16);

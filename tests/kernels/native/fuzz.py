@@ -34,6 +34,7 @@ from kernels import (
 )
 from kernels.ranking.arguments import NO_BIN
 from kernels.ranking.bfloat16 import to_bfloat16
+from kernels.search import native_backend
 from tests.kernels.features.made import NOW, compare, facts, history
 
 Random = np.random.Generator
@@ -123,6 +124,22 @@ def fuzz_ranking(rng: Random) -> None:
     np.testing.assert_allclose(found[1], truth[1], rtol=1e-5, atol=1e-5)
 
 
+def grown(rng: Random, key: np.ndarray, category: np.ndarray | None) -> SearchKeys:
+    """Keys of these rows, appended in parts after others that left again; prepared before any of the parts."""
+    gone, width = size(rng, 600), key.shape[1]
+    older = values(rng, gone, width) * np.float32(rng.choice([0, 1, 1e30]))
+    ends = [0, *np.sort(rng.integers(0, len(key) + 1, 3)).tolist(), len(key)]
+    kinds = None if category is None else np.concatenate([rows(rng, 1000, gone), category])
+    whole = np.concatenate([older, key])
+    keys = SearchKeys(whole[: gone + ends[1]], None if kinds is None else kinds[: gone + ends[1]])
+    for first, end in zip(ends[1:], ends[2:], strict=False):
+        if rng.random() < 0.5 and native_library.ready("search")[1]:
+            native_backend.prepare(keys)
+        drop = gone - keys.dropped if end == len(key) else int(rng.integers(0, gone - keys.dropped + 1))
+        keys = keys.append(whole[gone + first : gone + end], None if kinds is None else kinds[gone + first : gone + end], drop)
+    return keys
+
+
 def fuzz_search(rng: Random) -> None:
     n, length, width, k = size(rng, 40), size(rng, 3000), max(1, size(rng, 70)), max(1, size(rng, 130))
     whole = rng.random() < 0.5
@@ -140,8 +157,7 @@ def fuzz_search(rng: Random) -> None:
     if rng.random() < 0.4:
         start = np.concatenate([[0], np.cumsum(rng.integers(0, 6, n))]).astype(np.int64) if length else np.zeros(n + 1, np.int64)
         more["bonus"] = ItemBonus(start, rows(rng, max(1, length), int(start[-1])), float(rng.integers(-2, 5)))
-    keys = SearchKeys(key[: length // 2], None if category is None else category[: length // 2])
-    keys = keys.append(key[length // 2 :], None if category is None else category[length // 2 :])
+    keys = grown(rng, key, category)
     found = search_topk(q, keys, k, **more, backend="native", num_threads=int(rng.integers(1, 4)))  # type: ignore[arg-type]
     truth = search_topk(q, keys, k, **more, backend="reference")  # type: ignore[arg-type]
     if whole:
