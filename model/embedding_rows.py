@@ -46,7 +46,11 @@ class EmbeddingRows:
         """[item ; category] in attention space: f32 [X, A]."""
         if target:
             item_row, category_row = self.target_item(item_row), self.target_category(category_row)
-        return np.concatenate([self._attn_item[item_row], self._attn_category[category_row]], axis=1)
+        return np.concatenate(self.attn_parts(item_row, category_row), axis=1)
+
+    def attn_parts(self, item_row: I32, category_row: I32) -> tuple[F32, F32]:
+        """Behaviors' items and categories in attention space, the columns of `attn`: f32 [X, A / 2] each."""
+        return self._attn_item[item_row], self._attn_category[category_row]
 
     def content(self, item_row: I32, category_row: I32, target: bool = False) -> F32:
         """[item ; category] in representation space: f32 [X, 2 d]."""

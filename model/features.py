@@ -97,8 +97,7 @@ class KeyRecord:
 
 def empty_record(size: int) -> KeyRecord:
     """`size` records of keys never seen."""
-    zero = np.zeros(size)
-    return KeyRecord(zero, zero, zero, zero, np.zeros((size, len(DECAY_DAYS))))
+    return KeyRecord(np.zeros(size), np.zeros(size), np.zeros(size), np.zeros(size), np.zeros((size, len(DECAY_DAYS))))
 
 
 @dataclass(frozen=True, slots=True)

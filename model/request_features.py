@@ -34,7 +34,7 @@ def numpy_features(state: UserState, catalogue: Catalogue, candidate_hash_N: U64
         now_s=np.full(size, float(timestamp)),
         newest_s=np.full(size, float(state.timestamp_L[-1]) if length else 0.0),
         activity=np.broadcast_to(state.activity, (size, len(state.activity))),
-        distinct=np.full(size, float(len(state.items.key))),
+        distinct=np.full(size, float(state.items.distinct)),
     )
     profile_ST = state.facts(catalogue.taste).profile_ST
     return candidate_features(

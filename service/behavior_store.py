@@ -44,12 +44,14 @@ class NewBehavior:
 class BehaviorSequence:
     """One user's behaviors, oldest first, ordered by (timestamp, arrival): read-only views that never change.
 
-    While `epoch` stays the same, a longer sequence is this one with newer behaviors at its end, and one of equal length is this one.
+    `start` older ones were left out. While `epoch` stays the same, a user's behaviors keep their places, counted with those left out: what
+    two sequences both hold of them is alike.
     """
 
     item_hash: U64
     timestamp: I64
     epoch: int
+    start: int = 0
 
     def __len__(self) -> int:
         return len(self.item_hash)

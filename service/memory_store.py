@@ -17,15 +17,15 @@ _SLACK = 1024
 class _User:
     """One user's behaviors. Readers hold views of the arrays: rows below `length` are never rewritten, late behaviors get new arrays.
 
-    The arrays may hold up to `_SLACK` behaviors more than a reader is shown.
+    The arrays may hold up to `_SLACK` behaviors more than a reader is shown; `cut` older ones they no longer hold.
     """
 
-    __slots__ = ("epoch", "event", "item_hash", "length", "timestamp")
+    __slots__ = ("cut", "epoch", "event", "item_hash", "length", "timestamp")
 
     def __init__(self, epoch: int) -> None:
         self.item_hash: U64 = np.empty(8, np.uint64)
         self.timestamp: I64 = np.empty(8, np.int64)
-        self.length = 0
+        self.length = self.cut = 0
         self.epoch = epoch
         self.event: OrderedDict[int, None] = OrderedDict()
 
@@ -33,7 +33,7 @@ class _User:
         rows = slice(max(0, self.length - max_length), self.length)
         item_hash, timestamp = self.item_hash[rows], self.timestamp[rows]
         item_hash.flags.writeable = timestamp.flags.writeable = False
-        return BehaviorSequence(item_hash, timestamp, self.epoch)
+        return BehaviorSequence(item_hash, timestamp, self.epoch, self.cut + rows.start)
 
     def replace(self, item_hash: U64, timestamp: I64, epoch: int) -> None:
         self.item_hash, self.timestamp = item_hash, timestamp
@@ -156,11 +156,9 @@ class MemoryStore:
             user.item_hash[length] = behavior.item_hash
             user.timestamp[length] = behavior.timestamp
             user.length = length + 1
-        if user.length > self._max_length:
-            # What readers are shown loses its oldest behavior: no longer a beginning of what comes, though its length stays the same.
-            user.epoch = self._next_epoch()
         if user.length > self._max_length + _SLACK:
             rows = slice(user.length - self._max_length, user.length)
+            user.cut += rows.start
             user.replace(user.item_hash[rows].copy(), user.timestamp[rows].copy(), user.epoch)
 
     def _apply_load(self, user_id: str, item_hash: U64, timestamp: I64) -> None:

@@ -66,11 +66,11 @@ class Held:
         self.length = length
 
     def view(self, length: int, longest: int) -> BehaviorSequence:
-        """The newest `longest` of the first `length` behaviors. What is left out at the beginning is part of the epoch."""
+        """The newest `longest` of the first `length` behaviors."""
         rows = slice(max(0, length - longest), length)
         item_hash, timestamp = self.item_hash[rows], self.timestamp[rows]
         item_hash.flags.writeable = timestamp.flags.writeable = False
-        return BehaviorSequence(item_hash, timestamp, (self.epoch << 32) + rows.start)
+        return BehaviorSequence(item_hash, timestamp, self.epoch, rows.start)
 
 
 class SequenceCache:

@@ -16,9 +16,9 @@ _COMPARED = 32
 
 
 class UserCache:
-    """`UserState`s by (user, epoch, length) for one model version, least recently used out first.
+    """`UserState`s by (user, epoch, end of the sequence) for one model version, least recently used out first.
 
-    A user whose sequence only grew is extended; any other change prepares the user anew.
+    A user whose sequence only grew, and lost its oldest behaviors, is extended; any other change prepares the user anew.
     """
 
     def __init__(self, runtime: ScoringRuntime, max_bytes: int, metrics: Metrics) -> None:
@@ -38,30 +38,31 @@ class UserCache:
         """Whether `state` of these would be at hand or extended, not prepared anew."""
         with self._lock:
             held = self._held.get(user_id)
-        return held is not None and held[0] == sequence.epoch and held[1] <= known
+        return held is not None and held[0] == sequence.epoch and sequence.start <= held[1] <= sequence.start + known
 
     def state(self, user_id: str, sequence: BehaviorSequence, known: int, erasures: int) -> UserState:
         """The prepared form of the first `known` behaviors of the user's sequence.
 
         Args: `erasures` before the sequence was read; when a user was erased since, nothing is held, lest an erased user comes back.
         """
-        length = known
+        end, wanted = sequence.start + known, min(known, self._runtime.longest)
         with self._lock:
             held = self._held.get(user_id)
             if held is not None:
                 self._held.move_to_end(user_id)
-        if held is not None and not _agrees(held, sequence, length):
+        if held is not None and not _agrees(held, sequence, end):
             held = None
-        if held is not None and held[1] == length:
+        if held is not None and held[1] == end and held[2].length == wanted:
             self._metrics.user_cache.labels("hit").inc()
             return held[2]
-        if held is not None and held[1] < length:
+        if held is not None and held[1] <= end and end - held[1] + held[2].length >= wanted:
             self._metrics.user_cache.labels("extended").inc()
-            state = self._runtime.extend(held[2], sequence.item_hash[held[1] : known], sequence.timestamp[held[1] : known])
+            new = slice(held[1] - sequence.start, known)
+            state = self._runtime.extend(held[2], sequence.item_hash[new], sequence.timestamp[new], known)
         else:
             self._metrics.user_cache.labels("prepared").inc()
             state = self._runtime.prepare(sequence.item_hash[:known], sequence.timestamp[:known])
-        self._hold(user_id, sequence, length, state, erasures)
+        self._hold(user_id, sequence, end, state, erasures)
         return state
 
     def forget(self, user_id: str) -> None:
@@ -87,15 +88,15 @@ class UserCache:
             while self._held:
                 self._drop(next(iter(self._held)))
 
-    def _hold(self, user_id: str, sequence: BehaviorSequence, length: int, state: UserState, erasures: int) -> None:
+    def _hold(self, user_id: str, sequence: BehaviorSequence, end: int, state: UserState, erasures: int) -> None:
         with self._lock:
             if erasures != self._erasures:
                 return
             other = self._held.get(user_id)
-            if other is not None and other[1] > length and _agrees(other, sequence, length):
+            if other is not None and other[1] > end and _agrees(other, sequence, end):
                 return  # another request has seen more behaviors meanwhile
             self._drop(user_id)
-            self._held[user_id] = (sequence.epoch, length, state)
+            self._held[user_id] = (sequence.epoch, end, state)
             self._count(state.nbytes)
             self._shrink()
 
@@ -114,18 +115,20 @@ class UserCache:
         self._metrics.user_cache_bytes.inc(nbytes)
 
 
-def _agrees(held: tuple[int, int, UserState], sequence: BehaviorSequence, length: int) -> bool:
-    """Whether the state and the first `length` behaviors begin alike: the same epoch, and the same newest of those they share.
+def _agrees(held: tuple[int, int, UserState], sequence: BehaviorSequence, end: int) -> bool:
+    """Whether the state and the behaviors up to `end` are of one history: the same epoch, and the same newest of those they share.
 
     The epoch says so already, unless a shared store has lost behaviors that it had acknowledged and has taken others in their place.
     """
     epoch, of_state, state = held
-    end = min(of_state, length)
-    end_in_state = state.length - of_state + end
-    compared = min(_COMPARED, end, max(0, end_in_state))
-    rows, rows_in_state = slice(end - compared, end), slice(end_in_state - compared, end_in_state)
-    return (
-        epoch == sequence.epoch
-        and np.array_equal(sequence.item_hash[rows], state.item_hash_L[rows_in_state])
-        and np.array_equal(sequence.timestamp[rows], state.timestamp_L[rows_in_state])
+    shared, first = min(of_state, end), of_state - state.length
+    compared = min(_COMPARED, shared - max(first, sequence.start))
+    if epoch != sequence.epoch:
+        return False
+    if compared <= 0:
+        return end < of_state or (compared == 0 and state.length == 0)
+    rows = slice(shared - compared - sequence.start, shared - sequence.start)
+    rows_in_state = slice(shared - compared - first, shared - first)
+    return np.array_equal(sequence.item_hash[rows], state.item_hash_L[rows_in_state]) and np.array_equal(
+        sequence.timestamp[rows], state.timestamp_L[rows_in_state]
     )

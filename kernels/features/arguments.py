@@ -27,7 +27,7 @@ ITEMS_PER_START = 4
 class KeyRecords:
     """What a history says about each of its D distinct keys.
 
-    `count` f64 [D] behaviors; `first_s`, `newest_s` f64 [D] unix seconds; `position` f64 [D], place of the newest in the history from 0;
+    `count` f64 [D] behaviors; `first_s`, `newest_s` f64 [D] unix seconds; `position` f64 [D], place of the newest in the history;
     `decayed` f64 [D, DECAYS], decayed count as of `newest_s`.
     Raises: ValueError for another dtype or shape.
     """
@@ -50,10 +50,10 @@ class KeyRecords:
 
 @dataclass(frozen=True, slots=True)
 class HistoryFacts:
-    """One user's history of L behaviors.
+    """One user's history of L behaviors, `distinct` of different items, the oldest of which has position `first`.
 
-    `items`, `categories` the records of its keys; `newest_s` time of the newest behavior, unix seconds; `activity` f64 [DECAYS], decayed
-    number of behaviors as of `newest_s`; `profile_ST` f64 [PROFILES, T], taste profiles.
+    `items`, `categories` the records of its keys, and maybe others; `newest_s` time of the newest behavior, unix seconds; `activity` f64
+    [DECAYS], decayed number of behaviors as of `newest_s`; `profile_ST` f64 [PROFILES, T], taste profiles.
     Raises: ValueError for another dtype or shape.
     """
 
@@ -63,6 +63,8 @@ class HistoryFacts:
     newest_s: float
     activity: F64
     profile_ST: F64
+    distinct: int
+    first: int = 0
     prepared: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """What a backend keeps of it, by the backend's name."""
 

@@ -30,7 +30,7 @@ class _History(ctypes.Structure):
     _fields_ = (
         *((name, _Records) for name in ("item", "category")),
         *((name, ctypes.c_void_p) for name in ("activity", "profile")),
-        *((name, ctypes.c_double) for name in ("length", "newest_s")),
+        *((name, ctypes.c_double) for name in ("length", "newest_s", "distinct", "first")),
     )
 
 
@@ -88,7 +88,15 @@ def _history(history: HistoryFacts) -> _History:
     made: _History | None = history.prepared.get("native")
     if made is None:
         arrays = _addresses(history, ("activity", "profile_ST"))
-        made = _History(_records(history.items), _records(history.categories), *arrays, history.length, history.newest_s)
+        made = _History(
+            _records(history.items),
+            _records(history.categories),
+            *arrays,
+            history.length,
+            history.newest_s,
+            history.distinct,
+            history.first,
+        )
         history.prepared["native"] = made
     return made
 

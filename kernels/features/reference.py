@@ -25,8 +25,8 @@ def features(history: HistoryFacts, items: ItemFacts, place_N: I32, item_N: I32,
     user = _user(history, items, now_s)
     for place, item, category in zip(place_N.tolist(), item_N.tolist(), category_N.tolist(), strict=True):
         known = place if 0 <= place < len(items) else len(items)
-        own, own_age = _relation(history.items, item, history.length, items.decay_days, now_s)
-        kind, kind_age = _relation(history.categories, category, history.length, items.decay_days, now_s)
+        own, own_age = _relation(history.items, item, history, items.decay_days, now_s)
+        kind, kind_age = _relation(history.categories, category, history, items.decay_days, now_s)
         statistic = items.statistic[known].astype(np.float64)
         cross = [
             0.0 if age is None else math.log((age + 0.5) / (math.expm1(statistic[column]) + 0.5))
@@ -37,8 +37,9 @@ def features(history: HistoryFacts, items: ItemFacts, place_N: I32, item_N: I32,
     return np.array(rows, dtype=np.float32).reshape(-1, NUM_FEATURES)
 
 
-def _relation(records: KeyRecords, place: int, length: int, decay_days: F64, now_s: int) -> tuple[list[float], float | None]:
+def _relation(records: KeyRecords, place: int, history: HistoryFacts, decay_days: F64, now_s: int) -> tuple[list[float], float | None]:
     """What the history says about one key, and its age in days (None: never seen)."""
+    length = history.length
     share = math.log(0.5 / (length + 1))
     if place < 0:
         return [0.0] * 10 + [share], None
@@ -50,7 +51,7 @@ def _relation(records: KeyRecords, place: int, length: int, decay_days: F64, now
         1.0,
         math.log1p(count),
         math.log1p(age),
-        math.log1p(max(length - float(records.position[place]) - 1, 0.0)),
+        math.log1p(max(length + history.first - float(records.position[place]) - 1, 0.0)),
         *np.log1p(decayed).tolist(),
         float(count > 1),
         math.log1p(interval),
@@ -63,7 +64,7 @@ def _relation(records: KeyRecords, place: int, length: int, decay_days: F64, now
 def _user(history: HistoryFacts, items: ItemFacts, now_s: int) -> list[float]:
     idle = max(now_s - history.newest_s, 0.0) / _DAY_S if history.length else 0.0
     activity = np.log1p(history.activity * np.exp(-idle / items.decay_days))
-    return [math.log1p(history.length), math.log1p(idle), *activity[:2].tolist(), len(history.items) / max(history.length, 1)]
+    return [math.log1p(history.length), math.log1p(idle), *activity[:2].tolist(), history.distinct / max(history.length, 1)]
 
 
 def _cosine(profile: F64, vector: F64) -> float:

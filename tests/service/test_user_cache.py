@@ -81,6 +81,25 @@ def test_past_the_longest_history_the_newest_behavior_still_counts(runtime: Scor
     for time in range(12):
         cached.append("u", time, time)
         assert cached.read("u").timestamp_L[-1] == time
+    assert cached.counted() == {"prepared": 1, "extended": 11}, "the oldest leave without a preparation"
+    cached.append("u", 3, 8)
+    cached.read("u")
+    assert cached.counted()["prepared"] == 2, "a late behavior prepares the user anew"
+
+
+def test_a_window_that_moved_on_by_more_than_is_held_is_prepared_anew(runtime: ScoringRuntime) -> None:
+    cached = Cached(runtime, max_length=40)
+    for time in range(100):
+        cached.append("u", time % 30, time)
+        if time in (10, 99):
+            cached.read("u")
+    cached.append("u", 3, 100)
+    cached.read("u", known=39)
+    assert cached.counted() == {"prepared": 2, "extended": 1}
+    assert cached.read("u", known=20).length == 20 and cached.read("u", known=0).length == 0
+    cached.append("u", 4, 101)
+    cached.read("u", known=39)
+    assert cached.counted() == {"prepared": 4, "extended": 2}, "the newest stays held"
 
 
 def test_an_extended_user_scores_as_a_prepared_one(runtime: ScoringRuntime) -> None:

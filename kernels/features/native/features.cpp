@@ -97,7 +97,7 @@ INLINE void relate(const FeaturesCall& c, const Records& records, int64_t place,
         age = std::max(c.now_s - records.newest_s[place], 0.0) / kDay;
         repeated = count > 1.5;
         if (repeated) interval = (records.newest_s[place] - records.first_s[place]) / (count - 1) / kDay;
-        since = std::max(c.history->length - records.position[place] - 1, 0.0);
+        since = std::max(c.history->length + c.history->first - records.position[place] - 1, 0.0);
         for (int d = 0; d < kDecays; ++d) decayed[d] = records.decayed[place * kDecays + d];
     }
     b.count[r][j] = count;
@@ -206,7 +206,7 @@ Request request_of(const FeaturesCall& c) {
     q.user[0] = float(std::log1p(c.history->length));
     q.user[1] = float(std::log1p(idle));
     for (int d = 0; d < 2; ++d) q.user[2 + d] = float(std::log1p(c.history->activity[d] * std::exp(-idle / c.items->decay_days[d])));
-    q.user[4] = float(double(c.history->item.size) / std::max(c.history->length, 1.0));
+    q.user[4] = float(c.history->distinct / std::max(c.history->length, 1.0));
     return q;
 }
 

@@ -16,7 +16,7 @@ struct Records {
     const double* count;    // [D] behaviors
     const double* first_s;  // [D] unix seconds of the first
     const double* newest_s;
-    const double* position;  // [D] place of the newest in the history
+    const double* position;  // [D] place of the newest
     const double* decayed;   // [D, kDecays] decayed count as of the newest
 };
 
@@ -26,6 +26,7 @@ struct History {
     const double* activity;  // [kDecays] decayed number of behaviors as of newest_s
     const double* profile;   // [kProfiles, T]
     double length, newest_s;
+    double distinct, first;  // different items; position of the oldest behavior
 };
 
 // What a model knows of its items. Item I, and every place outside 0..I, is the item nobody knows.

@@ -44,7 +44,7 @@ def history(rng: np.random.Generator, width: int, length: int = 500, items: int 
     profile = rng.normal(size=(3, width))
     profile[2] = 0
     sides = records(rng, items, length), records(rng, categories, length)
-    return HistoryFacts(*sides, length, float(NOW - 1000), rng.random(3) * 9, profile)
+    return HistoryFacts(*sides, length, float(NOW - 1000), rng.random(3) * 9, profile, distinct=max(0, items - 3), first=length // 5)
 
 
 def chosen(rng: np.random.Generator, size: int, of: int) -> np.ndarray:

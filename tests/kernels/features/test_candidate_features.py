@@ -36,14 +36,15 @@ def test_any_time_even_before_the_history(now_s: int) -> None:
 @NATIVE
 def test_no_history_and_no_items() -> None:
     rng = np.random.default_rng(2)
-    nobody = HistoryFacts(records(rng, 0, 0), records(rng, 0, 0), 0, 0.0, np.zeros(3), np.zeros((3, 5)))
+    nobody = HistoryFacts(records(rng, 0, 0), records(rng, 0, 0), 0, 0.0, np.zeros(3), np.zeros((3, 5)), distinct=0)
     for items in (0, 1, 17):
         compare(rng, nobody, facts(rng, items, 5), 40, NOW)
 
 
 def test_known_values() -> None:
     one = KeyRecords(*(np.array([value]) for value in (2.0, NOW - 4 * 86_400.0, NOW - 2 * 86_400.0, 6.0)), np.array([[2.0, 2.0, 2.0]]))
-    user = HistoryFacts(one, one, 9, NOW - 86_400.0, np.array([9.0, 9.0, 9.0]), np.array([[3.0, 4.0], [0.0, 0.0], [-3.0, -4.0]]))
+    profile = np.array([[3.0, 4.0], [0.0, 0.0], [-3.0, -4.0]])
+    user = HistoryFacts(one, one, 9, NOW - 86_400.0, np.array([9.0, 9.0, 9.0]), profile, distinct=1)
     items = replace(
         facts(np.random.default_rng(0), 1, 2), taste=np.array([[6, 8], [0, 0]], np.float32), statistic=np.zeros((2, 9), np.float32)
     )
