@@ -41,7 +41,7 @@ _NOTES = {
     SLOWER: "the same models; Adam .01 for the tables as published, .002 for everything else, which those with deep stages need",
     PLAIN: "whole histories; the log mass of the kept and a learned bonus for the target's own item, no feature; `search taught` by the "
     "losses mass_over_all and smooth_recency",
-    FEATURES: "whole histories; item statistics, taste and popularity as the training period shows them",
+    FEATURES: "whole histories, `demo` what `make serve` trains; item statistics, taste and popularity as the training period shows them",
     LIVE: "the same, but popularity counts what all users did before the target's day, and negatives are drawn from the 30 days before "
     "it: other rows, not to be compared with the rest",
 }
@@ -95,6 +95,7 @@ def rows_of(models: list[str], seeds: int, longest: int | None, threads: int, se
         Row(PLAIN, "dare + mass + matches", cells("plain", seeds, plain)),
         Row(PLAIN, "the same, search taught", cells("plain-with-losses-that-teach-search", 1, taught)),
         Row(PLAIN, "counts", cells("counts", seeds, PRESETS["default"], "counts")),
+        Row(FEATURES, "demo", cells("demo", seeds, PRESETS["demo"])),
         Row(FEATURES, "default", cells("default", seeds, PRESETS["default"])),
         Row(FEATURES, "gbdt", cells("gbdt", seeds, PRESETS["default"], "gbdt")),
         Row(LIVE, "default, live", cells("default-live", 1, live)),

@@ -39,7 +39,7 @@ def test_rivals_are_compared_on_the_same_rows_and_resumed(dare: Dare, folder: Pa
         assert {line["model"] for line in lines} == {"dare", "twin"}
         assert [line["ahead of dare"] == "-" for line in lines] == [line["model"] == "dare" for line in lines]
     models = {line["model"] for lines in others for line in lines}
-    ours = {"dare + mass + matches", "the same, search taught", "default", "default, live"}
+    ours = {"dare + mass + matches", "the same, search taught", "demo", "default", "default, live"}
     assert models == {*ours, "counts", "gbdt", "gbdt, live"}
     for lines in ran.json["tables"].values():
         assert all(0.3 < line["auc"] <= 1 and line["log_loss"] > 0 for line in lines)
