@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kernels import SearchKeys, attention_weight, lookup_backends
+from kernels import SearchKeys, attention_weight, features_backends, lookup_backends
 from model.artifact import Artifact
 from model.artifact_layout import check_layout
 from model.candidates import Candidates
@@ -184,6 +184,7 @@ class ScoringRuntime:
             **self._scoring.describe(),
             "retrieval": self._retrieval.describe(),
             "lookup": {name: list(why) for name, why in lookup_backends().items()},
+            "features": {name: list(why) for name, why in features_backends().items()},
         }
 
     def _places(self, item_hash: U64) -> tuple[I32, I32, I32]:

@@ -13,6 +13,8 @@ from kernels.search.keys import ItemBonus, SearchKeys
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
 _MOST = float(np.finfo(np.float32).max)
+_MOST_KEPT = 2**28
+"""Places in an answer, of 8 bytes each: more is a mistake, not a search."""
 
 
 class SearchArguments(NamedTuple):
@@ -46,6 +48,8 @@ def checked(
     target = array("attn_target_NA", attn_target_NA, np.float32, (None, width))
     finite("attn_target_NA", target)
     k = at_least("k", k, 1)
+    if k * max(1, len(target)) > _MOST_KEPT:
+        raise ValueError(f"k must be at most {_MOST_KEPT // max(1, len(target))} with {len(target)} targets, got {k}")
     num_threads = at_least("num_threads", num_threads, 1)
     if bias_L is not None:
         bias_L = array("bias_L", bias_L, np.float32, (length,))

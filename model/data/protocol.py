@@ -139,7 +139,8 @@ def split_targets(log: InteractionLog, config: ProtocolConfig) -> Targets:
         if len(event) == 0:
             raise ValueError(
                 f"no {('training', 'validation', 'test')[which]} target: it needs {config.first_target} earlier behaviors of its user; "
-                f"the longest of {log.num_users} users has {int(np.diff(log.user_start).max(initial=0))} in all"
+                f"the longest of {log.num_users} users has {int(np.diff(log.user_start).max(initial=0))} in all; "
+                "protocol.first_target says how many (`dare train --set protocol.first_target=1`)"
             )
         event = _sample_per_user(event, user[event], per_user, rng)
         parts.append((event, _negatives(log, event, user[event], pool, config, rng)))

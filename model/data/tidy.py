@@ -26,13 +26,13 @@ def read_tidy(folder: Path, skip_bad_rows: bool = False) -> InteractionLog:
     """Read a folder in the tidy format.
 
     Args:
-        folder: holds `interactions.parquet` or `interactions.csv.gz`; extra columns are ignored.
+        folder: holds `interactions.parquet`, `interactions.csv.gz` or `interactions.csv`; extra columns are ignored.
         skip_bad_rows: leave bad rows out and list them in `InteractionLog.skipped` instead of refusing the file.
     Raises: TidyDataError for a missing file or column, a bad row (unless skipped), no rows at all, or labels of 0.
     """
     path = _find(folder, "interactions")
     if path is None:
-        raise TidyDataError(f"{folder}: neither interactions.parquet nor interactions.csv.gz is there")
+        raise TidyDataError(f"{folder}: neither interactions.parquet nor interactions.csv.gz nor interactions.csv is there")
     frame = _read(path, REQUIRED, OPTIONAL)
     frame, skipped = _validated(frame, path, skip_bad_rows)
     if len(frame) == 0:

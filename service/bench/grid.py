@@ -50,4 +50,5 @@ REQUESTS = (
     (SearchShape(100_000, 1_000, 16, 100), {"torch naive": 40.0, "best torch": 25.0}),
 )
 MOST_BIAS_OVERHEAD = 0.15
+MOST_LOOKUP_MS = 1.0
 LEAST_SHARE_OF_PEAK = 0.90

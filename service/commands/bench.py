@@ -194,6 +194,9 @@ def _verdicts(rows: list[Row], machine: dict[str, Any]) -> list[dict[str, Any]]:
         if "category scores looked up" in row.spreads:
             ratio = row.ratio("keys widened by 16 for the category")
             verdict(row, "look-up against widening", "> 1x", f"{ratio:.2f}x", ratio > 1)
+        if row.stage == "lookup" and "native" in row.spreads:
+            found_ms = row.spreads["native"].median_ms
+            verdict(row, "median", f"<= {grid.MOST_LOOKUP_MS:g} ms", f"{found_ms:.2f} ms", found_ms <= grid.MOST_LOOKUP_MS)
         peak = machine["peak_gops_of_one_core"]["int8"]
         if row.title == "hot loop" and peak:
             shape, least_share = grid.HOT_LOOP, grid.LEAST_SHARE_OF_PEAK

@@ -141,6 +141,7 @@ def test_appended_keys_equal_keys_built_at_once_and_the_old_ones_stay() -> None:
     ("change", "named"),
     [
         ({"k": 0}, "k must be an integer of at least 1, got 0"),
+        ({"k": 2**40}, r"k must be at most \d+ with \d+ targets, got 1099511627776"),
         ({"attn_target_NA": np.zeros((2, 3), np.float32)}, r"attn_target_NA must have shape \[any, 4\]"),
         ({"attn_target_NA": np.zeros((2, 4))}, "dtype float32, got float64"),
         ({"attn_behavior_LA": np.full((5, 4), np.nan, np.float32)}, "attn_behavior_LA must be finite, got nan"),
