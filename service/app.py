@@ -107,6 +107,7 @@ def create_app(settings: Settings, store: BehaviorStore | None = None, clock: Ca
         for task in background:
             task.cancel()
         await scorer.close()
+        models.close()
         behaviors.close()
         tracing.close()
 

@@ -18,6 +18,7 @@ from service.metrics import Metrics
 from service.pace import Pace
 from service.roles import ROLES, Role, RoleName, role
 from service.settings import Settings
+from service.threads import Threads
 from service.user_cache import UserCache
 
 _log = logging.getLogger("dare.service")
@@ -59,6 +60,8 @@ class Models:
             self._in_role[name] = None if wanted.version is None else self._in_service(wanted.version)
         self._divide_cache()
         metrics.model.labels(self.active.version).set(1)
+        # Loading takes a core for a third of a second; at half of the capacity and beyond, requests would be refused for it.
+        self._loading = Threads(1, "load", gives_way=True)
 
     @property
     def canary(self) -> Served | None:
@@ -150,7 +153,7 @@ class Models:
                 try:
                     version = await asyncio.to_thread(current_version, self._settings.artifacts)
                     if version not in (self.active.version, self._refused):
-                        self._serve(await asyncio.to_thread(self._in_service, version))
+                        self._serve(await self._in_background(version))
                 except (ArtifactError, OSError) as error:
                     named = _named_in(self._settings.artifacts)
                     if named != self._refused:
@@ -166,7 +169,7 @@ class Models:
             wanted = await asyncio.to_thread(role, name, self._settings)
             if wanted in (self._role[name], self._refused_role.get(name)):
                 return
-            served = None if wanted.version is None else await asyncio.to_thread(self._in_service, wanted.version)
+            served = None if wanted.version is None else await self._in_background(wanted.version)
         except (ArtifactError, OSError, ValueError) as error:
             refused = wanted or str(error)
             if refused != self._refused_role.get(name):
@@ -181,9 +184,16 @@ class Models:
         self._divide_cache()
         _log.info("%s: %s, share of the users %.3g", name, wanted.version, wanted.share)
 
+    def close(self) -> None:
+        """Let go of the thread that loads."""
+        self._loading.close()
+
     def _loaded(self) -> list[Served]:
         """What answers or compares, the active version first, each once."""
         return list(dict.fromkeys(served for served in (self.active, *self._in_role.values()) if served is not None))
+
+    async def _in_background(self, version: str) -> Served:
+        return await self._loading.run(lambda: self._in_service(version))
 
     def _in_service(self, version: str) -> Served:
         """The version, loaded now unless it is already. Raises: ArtifactError."""
@@ -199,7 +209,7 @@ class Models:
         if version not in await asyncio.to_thread(versions, artifacts):
             raise Problem(404, f"no model version {shown(version)} in the artifacts directory", pointer="/version")
         try:
-            served = await asyncio.to_thread(self._in_service, version)
+            served = await self._in_background(version)
             if await asyncio.to_thread(_named_in, artifacts) != version:
                 await asyncio.to_thread(activate, artifacts, version)
         except ArtifactError as error:
