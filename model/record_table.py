@@ -16,8 +16,8 @@ from model.growing_rows import GrowingRows
 I64 = npt.NDArray[np.int64]
 I32 = npt.NDArray[np.int32]
 Keys = npt.NDArray[Any]
-_SEARCHED = 4096
-"""Behaviors looked through at a time for the next one of a key."""
+_SEARCHED = 1024
+"""Behaviors looked through at first for the next one of a key, then twice as many, and so on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +104,8 @@ class RecordTable:
         touched, which = np.unique(np.concatenate([keys_of(slice(0, drop)), key_M]), return_inverse=True)
         place = self.places(touched)
         record = KeyRecord(*self.rows.columns()).at(place.astype(np.intp))
-        for i in np.unique(which[:drop]):
-            _take_out(record, int(i), time_L[:drop][which[:drop] == i].astype(np.float64))
+        for i in set(which[:drop].tolist()):
+            _take_out(record, i, time_L[:drop][which[:drop] == i].astype(np.float64))
             if record.count[i] > 0:
                 record.first_s[i] = time_L[_next(keys_of, touched[i], drop, len(time_L))]
         behaviors = self.first + len(time_L)
@@ -170,8 +170,11 @@ def _put_in(record: KeyRecord, i: int, now: float, position: int) -> None:
 
 def _next(keys_of: Callable[[slice], Keys], key: Any, first: int, length: int) -> int:
     """Place of the first behavior of the key from `first` on, where there is one."""
-    for start in range(first, length, _SEARCHED):
-        found = np.flatnonzero(keys_of(slice(start, start + _SEARCHED)) == key)
-        if len(found):
-            return start + int(found[0])
+    size = _SEARCHED
+    while first < length:
+        equal = keys_of(slice(first, first + size)) == key
+        place = int(equal.argmax())
+        if equal[place]:
+            return first + place
+        first, size = first + size, 2 * size
     raise AssertionError("a counted behavior is in the history")

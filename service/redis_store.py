@@ -32,7 +32,8 @@ from service.surroundings import Surroundings
 
 TAIL_LEAST, TAIL_MOST = 32, 512
 """Bounds on the newest behaviors that are stored apart, in the string that grows."""
-_SLACK = 1024
+_SLACK = 8192
+"""Behaviors over the maximum before the server cuts a user's: every process then reads all of them again, and prepares the user anew."""
 _DELTA_MOST = 4096
 _PIPELINE = 200
 _START_S, _LOAD_S, _SCAN_S = 1.0, 10.0, 1.0
