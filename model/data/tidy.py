@@ -67,8 +67,8 @@ def _id_reason(name: str) -> pl.Expr:
     return (
         pl.when(text.is_null() | (text == ""))
         .then(pl.lit(f"{name} is missing"))
-        .when(text.str.len_bytes() > 128)
-        .then(pl.lit(f"{name} is longer than 128 bytes: ") + text.str.slice(0, 40))
+        .when(text.str.len_chars() > 128)
+        .then(pl.lit(f"{name} is longer than 128 characters: ") + text.str.slice(0, 40))
         .when(text.str.contains(r"[\x00-\x1f]"))  # the service refuses such ids: nobody could ask about them
         .then(pl.lit(f"{name} holds a control character: ") + text.str.replace_all(r"[\x00-\x1f]", "?"))
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import http.client
 import json
 import socket
 from collections import Counter
@@ -166,6 +167,23 @@ def test_a_body_too_large_is_a_413_declared_or_streamed(small_server: Server) ->
     big = json.dumps(SCORE | {"user_id": "u" * 30_000}).encode()
     refused(small_server.client.post("/v1/score", content=big), 413, "20000")
     refused(small_server.client.post("/v1/score", content=iter([big[:15_000], big[15_000:]])), 413, "20000")
+
+
+@pytest.mark.parametrize("declared", [True, False], ids=["declared", "streamed"])
+def test_a_caller_who_sends_all_before_it_reads_gets_the_413_too(tiny: Tiny, declared: bool) -> None:
+    server = Server(Settings(artifacts=tiny.artifacts, max_body_bytes=2**23), MemoryStore())
+    try:
+        address = server.client.base_url
+        caller = http.client.HTTPConnection(address.host, address.port, timeout=30)
+        body = [b" " * 2**20] * 28  # as urllib does: more than the sockets hold, and not a byte is read meanwhile
+        caller.request(
+            "POST", "/v1/score", b"".join(body) if declared else iter(body), {"Connection": "close"}, encode_chunked=not declared
+        )
+        answer = caller.getresponse()
+        assert answer.status == 413 and "8388608" in json.loads(answer.read())["detail"]
+        caller.close()
+    finally:
+        server.stop()
 
 
 def test_compressed_bodies_are_refused_before_they_are_unpacked(server: Server) -> None:

@@ -102,7 +102,7 @@ DIRT: list[tuple[str, Any, str]] = [
     ("user_id", "", "user_id is missing"),
     ("item_id", None, "item_id is missing"),
     ("item_id", "", "item_id is missing"),
-    ("item_id", "é" * 65, "item_id is longer than 128 bytes: éé"),
+    ("item_id", "é" * 129, "item_id is longer than 128 characters: éé"),
     ("user_id", "two\nlines", "user_id holds a control character: "),
     ("item_id", "nul\x00", "item_id holds a control character: "),
     ("timestamp", None, "timestamp is missing"),
@@ -242,7 +242,7 @@ def test_items_listed_twice_or_without_id_are_refused_or_left_out(tmp_path: Path
         ({"item_id": [1.5]}, "column 'item_id' holds Float64"),
         ({"item_id": ["x"], "category_id": [1.5]}, "column 'category_id' holds Float64"),
         ({"item_id": ["x"], "tags": [["a"]]}, "column 'tags' holds List"),
-        ({"item_id": ["x" * 129]}, "row 1: item_id is longer than 128 bytes"),
+        ({"item_id": ["x" * 129]}, "row 1: item_id is longer than 128 characters"),
     ],
 )
 def test_items_of_the_wrong_kind_are_refused_by_name(tmp_path: Path, columns: dict[str, list[Any]], reason: str) -> None:
