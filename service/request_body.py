@@ -9,7 +9,6 @@ from starlette.requests import ClientDisconnect, Request
 from service.errors import Problem, shown
 from service.settings import Settings
 
-
 _PATIENCE = 4
 """Times the largest body that is read, and dropped, of one that is refused for its size: a caller who writes all before it reads would lose
 the answer where the connection closes meanwhile."""
