@@ -90,11 +90,13 @@ def test_only_the_newest_100_000_are_kept(make_store: Maker) -> None:
     store = make_store()
     size = MAX_LENGTH + 5
     assert store.load("u", np.arange(size, dtype=np.uint64), np.arange(size)) == MAX_LENGTH
-    assert store.read("u").item_hash[0] == 5
+    loaded = store.read("u")
+    assert loaded.item_hash[0] == 5
     for item in range(1100):
         store.append([NewBehavior("u", item, size + item, None)])
     sequence = store.read("u")
     assert len(sequence) == MAX_LENGTH and sequence.timestamp[-1] == size + 1099 and sequence.timestamp[0] == 1105
+    assert (sequence.epoch, sequence.start) == (loaded.epoch, loaded.start + 1100), "still the same behaviors at their places"
     assert dict(store.users()) == {"u": MAX_LENGTH}
     store.close()
 
