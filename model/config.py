@@ -85,6 +85,8 @@ class ModelConfig:
 
 AUXILIARY = StageSpec("attention_over_all")
 """The auxiliary loss of equation 7."""
+TEACH_SEARCH = (StageSpec("mass_over_all"), StageSpec("smooth_recency"))
+"""The losses from which search learns what it did not keep."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +154,9 @@ class TrainConfig:
 
 
 def default_preset(seed: int = 0) -> TrainConfig:
-    """DARE with what softmax discards, on whole histories and all targets; features first."""
-    return TrainConfig(model=ModelConfig(feature_bins=12), seed=seed, protocol=ProtocolConfig(seed=seed), feature_epochs=2, calibrate=True)
+    """DARE with what softmax discards, on whole histories and all targets; features first, search taught by losses of its own."""
+    model = ModelConfig(feature_bins=12, objectives=TEACH_SEARCH)
+    return TrainConfig(model=model, seed=seed, protocol=ProtocolConfig(seed=seed), feature_epochs=2, calibrate=True)
 
 
 def demo_preset(seed: int = 0) -> TrainConfig:

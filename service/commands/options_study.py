@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from model.config import StageSpec, TrainConfig
+from model.config import TEACH_SEARCH, StageSpec, TrainConfig
 from model.intervals import mean_auc_difference
 from model.study import Cell
 from service.commands.data import read
@@ -27,9 +27,8 @@ class Option:
     train: dict[str, Any]
 
 
-BASES: dict[str, dict[str, Any]] = {"plain": {"features": False, "feature_bins": 0}, "default": {}}
-"""The default preset without and with hand-made features."""
-TEACH_SEARCH = (StageSpec("mass_over_all"), StageSpec("smooth_recency"))
+BASES: dict[str, dict[str, Any]] = {"plain": {"features": False, "feature_bins": 0, "objectives": ()}, "default": {}}
+"""The default preset without hand-made features and losses that teach search, and as it is."""
 RANKING_TEACHES = (StageSpec("posterior_over_all"),)
 OPTIONS = (
     Option("without mass", "plain", {"mass": False}, {}),
@@ -42,11 +41,12 @@ OPTIONS = (
     Option("with search taught by ranking", "plain", {"objectives": RANKING_TEACHES}, {}),
     Option("one epoch", "plain", {}, {"epochs": 1}),
     Option("without features", "default", {"features": False, "feature_bins": 0}, {}),
+    Option("without losses that teach search", "default", {"objectives": ()}, {}),
     Option("without bins", "default", {"feature_bins": 0}, {}),
     Option("with ages", "default", {"ages": True}, {}),
     Option("with sessions", "default", {"sessions": True}, {}),
     Option("with the own-category bonus", "default", {"same_category_bonus": True}, {}),
-    Option("with search taught by ranking", "default", {"objectives": RANKING_TEACHES}, {}),
+    Option("with search taught by ranking instead", "default", {"objectives": RANKING_TEACHES}, {}),
     Option("tables of width 1", "default", {"attn_width": 1, "repr_width": 1}, {}),
 )
 
@@ -80,7 +80,7 @@ def options_command(data: Path, out: Path, bases: list[str], names: list[str], s
             config = replace(config, model=replace(config.model, **option.model), **option.train)
             name = f"{base}-{option.name.replace(' ', '-')}"
             if option.name == "without features":
-                name = "plain"  # the very model that the other base is
+                name = "plain-with-losses-that-teach-search"  # the very model that it is of the other base
         return Cell(f"{name}-seed{seed}", config)
 
     cells = [cell(None, base, seed) for seed in range(seeds) for base in dict.fromkeys(option.base for option in chosen)]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from model.config import PRESETS, TrainConfig
+from model.config import PRESETS, TEACH_SEARCH, TrainConfig
 from model.data.impressions import impression_targets
 from model.data.log import InteractionLog
 from model.intervals import mean_auc, mean_auc_difference
@@ -19,7 +19,7 @@ from model.runtime import ScoringRuntime
 from model.search_quality import Truth, runtime_quality
 from model.study import Cell, Judge
 from service.commands.data import read
-from service.commands.options_study import TEACH_SEARCH, base_config
+from service.commands.options_study import base_config
 from service.commands.study_report import about, drawing, run_cells, write_report
 from service.commands.terminal import console, emit, table
 from service.commands.training import changed
