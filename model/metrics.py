@@ -10,7 +10,7 @@ _BINS = 20
 
 
 def auc(label: npt.NDArray[np.floating], score: npt.NDArray[np.floating]) -> float:
-    """Area under the ROC curve with ties counted half; NaN when one class is absent."""
+    """Area under the ROC curve with ties counted half, of labels and scores [M]; NaN when one class is absent."""
     positive = label > 0.5
     num_positive, num_negative = int(positive.sum()), int((~positive).sum())
     if num_positive == 0 or num_negative == 0:
@@ -21,7 +21,8 @@ def auc(label: npt.NDArray[np.floating], score: npt.NDArray[np.floating]) -> flo
 
 
 def gauc(label: npt.NDArray[np.floating], score: npt.NDArray[np.floating], user: npt.NDArray[np.integer]) -> float:
-    """AUC within each user, weighted by the user's rows; users with one class only are left out."""
+    """AUC within each user, weighted by the user's rows, of labels, scores and users [M]; users with one class only are left out, NaN where
+    none is left."""
     order = np.argsort(user, kind="stable")
     bounds = np.flatnonzero(np.diff(user[order], prepend=user.min() - 1, append=user.max() + 1))
     total = weight = 0.0
@@ -35,13 +36,13 @@ def gauc(label: npt.NDArray[np.floating], score: npt.NDArray[np.floating], user:
 
 
 def log_loss(label: npt.NDArray[np.floating], probability: npt.NDArray[np.floating]) -> float:
-    """Mean negative log likelihood, natural logarithm; probabilities are clipped to 1e-7."""
+    """Mean negative log likelihood, natural logarithm, of labels and probabilities [M], which are clipped to 1e-7."""
     p = np.clip(probability.astype(np.float64), 1e-7, 1 - 1e-7)
     return float(-np.mean(label * np.log(p) + (1 - label) * np.log(1 - p)))
 
 
 def expected_calibration_error(label: npt.NDArray[np.floating], probability: npt.NDArray[np.floating]) -> float:
-    """Mean |observed rate - mean probability| over 20 bins of equally many rows."""
+    """Mean |observed rate - mean probability| over 20 bins of equally many rows, of labels and probabilities [M]."""
     parts = np.array_split(np.argsort(probability, kind="stable"), _BINS)
     gaps = [abs(float(label[part].mean()) - float(probability[part].mean())) * len(part) for part in parts if len(part)]
     return float(sum(gaps) / len(label))
