@@ -237,7 +237,7 @@ def test_search_over_all_needs_a_search_that_scores_all() -> None:
         ("search", StageSpec("simhash", {"bits": 128}), r"bits must be an integer in 1\.\.127, got 128"),
         ("search", StageSpec("simhash", {"seed": -1}), "seed must be"),
         ("pooling", StageSpec("hash_bucket", {"hashes": 0}), "hashes must be"),
-        ("pooling", StageSpec("hash_bucket", {"bits": "3"}), "bits must be an integer in 1..10, got '3'"),
+        ("pooling", StageSpec("hash_bucket", {"bits": "3"}), "bits must be an integer, got '3'"),
         ("pooling", StageSpec("multi_head", {"heads": 0}), "heads must be"),
         ("pooling", StageSpec("multi_head", {"values": 1}), "values must be true or false, got 1"),
         ("objective", StageSpec("search_over_all", {"first": 0}), "first must be at least 1, got 0"),
