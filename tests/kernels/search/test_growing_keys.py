@@ -15,16 +15,6 @@ from kernels.search.arguments import checked
 WIDTH, TARGETS, KEPT = 20, 24, 20
 
 
-@pytest.fixture(params=["avx2", "avx512", "avx512-vnni"])
-def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Each CPU level that has the filter and that this CPU runs."""
-    monkeypatch.setenv(native_library.LEVEL_VARIABLE, request.param)
-    name, reason = native_library.level()
-    if name is None:
-        pytest.skip(reason)
-    return native_library.LEVELS[name]
-
-
 def assert_equal_to_fresh(level: int, keys: SearchKeys, key_LA: np.ndarray, target: np.ndarray, **given: Any) -> None:
     library, _ = native_library.library()
     core = native_backend.prepare(keys)

@@ -14,16 +14,6 @@ from kernels.search.arguments import checked
 LENGTH, WIDTH, TARGETS = 8192, 16, 32
 
 
-@pytest.fixture(params=["avx2", "avx512", "avx512-vnni"])
-def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Each CPU level that has the filter and that this CPU runs."""
-    monkeypatch.setenv(native_library.LEVEL_VARIABLE, request.param)
-    name, reason = native_library.level()
-    if name is None:
-        pytest.skip(reason)
-    return native_library.LEVELS[name]
-
-
 def draw(width: int = WIDTH, seed: int = 0) -> tuple[np.random.Generator, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     key = rng.standard_normal((LENGTH, width)).astype(np.float32)
