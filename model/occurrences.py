@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kernels import HashIndex, ItemBonus, lookup_rows
-from model.record_table import Occurring
+from model.record_table import Occurring, starts
 
 U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
@@ -62,10 +62,8 @@ class Occurrences:
         at = np.searchsorted(in_order, self.newer_hash, side="right")
         in_order = np.insert(in_order, at, self.newer_hash)
         position = np.insert(self.position[stays], at, self.newer_position) - np.int32(self.first)
-        first = np.ones(len(in_order), dtype=bool)
-        first[1:] = in_order[1:] != in_order[:-1]
-        start = np.flatnonzero(first)
-        return self._made(HashIndex(in_order[start]), np.append(start, len(in_order)), position)
+        start = starts(in_order)
+        return self._made(HashIndex(in_order[start[:-1]]), start, position)
 
     def bonus(self, candidate_hash_N: U64, value: float) -> ItemBonus:
         """The score bonus of the behaviors of each candidate's own item."""

@@ -33,10 +33,15 @@ class Occurring:
         """Where each key of a history occurs."""
         place = np.argsort(key_L, kind="stable")
         in_order = key_L[place]
-        first = np.ones(len(in_order), dtype=bool)
-        first[1:] = in_order[1:] != in_order[:-1]
-        start = np.flatnonzero(first)
-        return cls(in_order[start], np.append(start, len(in_order)), place)
+        start = starts(in_order)
+        return cls(in_order[start[:-1]], start, place)
+
+
+def starts(in_order: Keys) -> I64:
+    """Where the runs of D equal keys among L sorted ones start, and L: i64 [D + 1]."""
+    first = np.ones(len(in_order), dtype=bool)
+    first[1:] = in_order[1:] != in_order[:-1]
+    return np.append(np.flatnonzero(first), len(in_order))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,7 @@ class RecordTable:
         time, count = time_L.astype(np.float64), np.diff(found.start)
         newest, decayed = found.place[found.start[1:] - 1], np.zeros((len(found.key), len(DECAY_DAYS)))
         if len(found.key):
-            weight = _decay(np.repeat(time[newest], count) - time[found.place])
+            weight = decay(np.repeat(time[newest], count) - time[found.place])
             decayed = np.add.reduceat(weight, found.start[:-1], axis=0)
         columns = (count.astype(np.float64), time[found.place[found.start[:-1]]], time[newest], newest.astype(np.float64), decayed)
         return cls._made(found.key, columns, index)
@@ -146,7 +151,8 @@ class RecordTable:
         return own + (0 if self.index is None else self.index.nbytes)
 
 
-def _decay(seconds: F64) -> F64:
+def decay(seconds: F64) -> F64:
+    """What is left of one behavior after so many seconds [M], by each time constant: f64 [M, decays]."""
     weight: F64 = np.exp(seconds[:, None] / -DAY_S / DECAY_DAYS)
     return weight
 
@@ -154,7 +160,7 @@ def _decay(seconds: F64) -> F64:
 def _take_out(record: KeyRecord, i: int, time_s: F64) -> None:
     """Take the oldest behaviors of key `i` out of its record; not its time of the first."""
     record.count[i] -= len(time_s)
-    record.decayed[i] -= _decay(record.newest_s[i] - time_s).sum(axis=0)
+    record.decayed[i] -= decay(record.newest_s[i] - time_s).sum(axis=0)
     if record.count[i] <= 1:
         record.decayed[i] = record.count[i]
 

@@ -11,7 +11,7 @@ from kernels import HistoryFacts, SearchKeys
 from model.features import DAY_S, DECAY_DAYS, F64
 from model.growing_rows import GrowingRows
 from model.occurrences import Occurrences
-from model.record_table import RecordTable
+from model.record_table import RecordTable, decay
 from model.taste import TasteTable
 
 U64 = npt.NDArray[np.uint64]
@@ -97,7 +97,7 @@ def activity_of(timestamp_L: I64) -> F64:
     if len(timestamp_L) == 0:
         return np.zeros(len(DECAY_DAYS))
     time = timestamp_L.astype(np.float64)
-    total: F64 = _decayed_sum(time, np.full(len(time), time[-1])).sum(axis=0)
+    total: F64 = decay(time[-1] - time).sum(axis=0)
     return total
 
 
@@ -107,10 +107,5 @@ def activity_extended(activity: F64, timestamp_L: I64, timestamp_M: I64, drop: i
     if len(timestamp_M):
         now = float(timestamp_M[-1])
         activity, newest = activity_of(timestamp_M) + activity * np.exp((newest - now) / DAY_S / DECAY_DAYS), now
-    gone: F64 = _decayed_sum(timestamp_L[:drop].astype(np.float64), np.full(drop, newest)).sum(axis=0)
+    gone: F64 = decay(newest - timestamp_L[:drop].astype(np.float64)).sum(axis=0)
     return activity - gone
-
-
-def _decayed_sum(time_s: F64, at_s: F64) -> F64:
-    weight: F64 = np.exp((time_s - at_s)[:, None] / DAY_S / DECAY_DAYS)
-    return weight

@@ -34,7 +34,7 @@ async def read_body(request: Request, settings: Settings) -> bytes:
                 elif size > _PATIENCE * limit:
                     break
     except TimeoutError:
-        if size <= limit:
+        if max(size, declared) <= limit:
             raise Problem(408, f"the body did not arrive within {settings.body_timeout_s} s") from None
     except ClientDisconnect:
         raise Problem(400, "the client went away while sending") from None

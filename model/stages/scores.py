@@ -106,6 +106,19 @@ class DareScore(nn.Module):
         bucket_ML, valid_ML = (x_TL.repeat_interleave(candidates, dim=0) for x_TL in (bucket_TL, visible_TL))
         return Kept(torch.arange(length).expand_as(bucket_ML), bucket_ML, score_ML, valid_ML, whole=True)
 
+    def over_all(self, batch: UserBatch, rows: Rows) -> Tensor:
+        """Score of every behavior for every target, -inf where it must not see it: [M, L]; of a target without behaviors nothing is hidden.
+
+        For losses over all behaviors. Not by `visible_bias`: its gradient would pass through [L, L] values, this one through [T, L].
+        """
+        num_targets, num_candidates = batch.target_item_TC.shape
+        score_ML = self.content(rows)
+        if (bonus_ML := self.bonuses(batch)) is not None:
+            score_ML = score_ML + bonus_ML
+        any_T1 = (batch.length_T > 0)[:, None]
+        bias_TL = self.recency_bias()[self.buckets(batch)].masked_fill(~self.visible(batch) & any_T1, NEG_INF)
+        return (score_ML.view(num_targets, num_candidates, -1) + bias_TL[:, None]).flatten(0, 1)
+
     def bonuses(self, batch: UserBatch, index_MK: Tensor | None = None) -> Tensor | None:
         """What behaviors gain that are of the target's own item or category, where that is learned: [M, L], or [M, K] of those `index_MK`.
 

@@ -186,6 +186,17 @@ def test_a_caller_who_sends_all_before_it_reads_gets_the_413_too(tiny: Tiny, dec
         server.stop()
 
 
+def test_a_body_declared_too_large_is_a_413_even_if_it_never_comes(tiny: Tiny) -> None:
+    server = Server(Settings(artifacts=tiny.artifacts, max_body_bytes=2**20, body_timeout_s=0.2), MemoryStore())
+    try:
+        host, port = server.client.base_url.host, server.client.base_url.port
+        with socket.create_connection((host, port), timeout=30) as caller:
+            caller.sendall(b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n\r\n")
+            assert caller.recv(4096).startswith(b"HTTP/1.1 413 ")
+    finally:
+        server.stop()
+
+
 def test_compressed_bodies_are_refused_before_they_are_unpacked(server: Server) -> None:
     bomb = gzip.compress(b" " * 10_000_000)
     refused(server.client.post("/v1/score", content=bomb, headers={"Content-Encoding": "gzip"}), 415, "gzip")

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from model.stages.protocols import View
 from model.stages.registry import Parts, register
-from model.stages.scores import NEG_INF, DareScore
+from model.stages.scores import DareScore
 
 
 class MassOverAll(nn.Module):
@@ -30,17 +30,10 @@ class MassOverAll(nn.Module):
 
     def mass(self, view: View) -> Tensor:
         """log(1 + sum_j exp(s_j - c)): [T * C], 0 for a target without behaviors."""
-        score, batch = self._score[0], view.batch
-        num_targets, num_candidates = batch.target_item_TC.shape
-        score_ML = score.content(view.attn)
-        if (bonus_ML := score.bonuses(batch)) is not None:
-            score_ML = score_ML + bonus_ML
-        # Not score.visible_bias: its gradient would pass through [L, L] values, this one through [T, L].
-        bias_TL = score.recency_bias()[score.buckets(batch)].masked_fill(~score.visible(batch), NEG_INF)
-        any_T = (batch.length_T > 0)[:, None]
-        score_TCL = score_ML.view(num_targets, num_candidates, -1) + bias_TL.masked_fill(~any_T, 0.0)[:, None]
-        total_TC = torch.logsumexp(score_TCL, dim=2)
-        return (functional.softplus(total_TC - self.offset) * any_T).flatten()
+        batch = view.batch
+        total_M = torch.logsumexp(self._score[0].over_all(batch, view.attn), dim=1)
+        any_M = (batch.length_T > 0).repeat_interleave(batch.target_item_TC.shape[1])
+        return functional.softplus(total_M - self.offset) * any_M
 
     def logits(self, views: Sequence[View]) -> Tensor:
         """[sum of T * C]."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from model.stages.protocols import View
 from model.stages.registry import Parts, register
-from model.stages.scores import NEG_INF, DareScore
+from model.stages.scores import DareScore
 
 
 class PosteriorOverAll(nn.Module):
@@ -58,17 +58,10 @@ class PosteriorOverAll(nn.Module):
 
     def _loss(self, view: View, gain_ML: Tensor) -> Tensor:
         """The loss of every target, 0 of one without behaviors: [T * C]."""
-        score, batch = self._score[0], view.batch
-        num_targets, num_candidates = batch.target_item_TC.shape
-        score_ML = score.content(view.attn)
-        if (bonus_ML := score.bonuses(batch)) is not None:
-            score_ML = score_ML + bonus_ML
-        any_T1 = (batch.length_T > 0)[:, None]
-        # Not score.visible_bias: its gradient would pass through [L, L] values, this one through [T, L].
-        bias_TL = score.recency_bias()[score.buckets(batch)].masked_fill(~score.visible(batch) & any_T1, NEG_INF)
-        score_ML = (score_ML.view(num_targets, num_candidates, -1) + bias_TL[:, None]).flatten(0, 1)
+        batch = view.batch
+        score_ML = self._score[0].over_all(batch, view.attn)
         loss_M = torch.logsumexp(score_ML, dim=1) - torch.logsumexp(score_ML + gain_ML, dim=1)
-        return loss_M * any_T1.expand(-1, num_candidates).flatten()
+        return loss_M * (batch.length_T > 0).repeat_interleave(batch.target_item_TC.shape[1])
 
 
 @register(
