@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,27 +9,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kernels.room import Room
+
 Column = npt.NDArray[Any]
 _LEAST_ROOM = 64
 
 
-class _Buffer:
-    """Room for more rows than are used; whoever holds the newest rows may append in place."""
+class _Buffer(Room):
+    """Columns with room for more rows than are used."""
 
     def __init__(self, columns: Sequence[Column], capacity: int) -> None:
         self.column = tuple(np.empty((capacity, *column.shape[1:]), column.dtype) for column in columns)
-        self.used = len(columns[0])
+        super().__init__(capacity, len(columns[0]))
         for room, column in zip(self.column, columns, strict=True):
             room[: self.used] = column
-        self.lock = threading.Lock()
-
-    def take(self, end: int, rows: int) -> bool:
-        """Whether `rows` rows after the first `end` are now the caller's to write."""
-        with self.lock:
-            if self.used != end or end + rows > len(self.column[0]):
-                return False
-            self.used = end + rows
-            return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from kernels.checks import array, finite
 from kernels.native_library import address
+from kernels.room import Room
 
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
@@ -71,26 +72,17 @@ def _capacity(length: int) -> int:
     return length + length // _ROOM_SHARE + _GROUP
 
 
-class _Buffer:
-    """Room for more rows than are used; whoever holds the newest view may append in place."""
+class _Buffer(Room):
+    """Keys, and their categories, with room for more rows than are used."""
 
     def __init__(self, capacity: int, columns: Sequence[F32], category_L: I32 | None) -> None:
-        self.used = len(columns[0])
+        super().__init__(capacity, len(columns[0]))
         self.key = _room(capacity, sum(column.shape[1] for column in columns))
         np.concatenate(columns, axis=1, out=self.key[: self.used])
         self.category: I32 | None = None
         if category_L is not None:
             self.category = np.empty(capacity, dtype=np.int32)
             self.category[: self.used] = category_L
-        self.lock = threading.Lock()
-
-    def take(self, end: int, rows: int) -> bool:
-        """Whether `rows` rows after the first `end` are now the caller's to write."""
-        with self.lock:
-            if self.used != end or end + rows > len(self.key):
-                return False
-            self.used = end + rows
-            return True
 
     @property
     def nbytes(self) -> int:
