@@ -12,7 +12,12 @@ from service.cli_options import DataDir, Impressions, Json, Seed, Version
 study_app = typer.Typer(no_args_is_help=True, help="Measure what models do, on any data.")
 
 Out = Annotated[Path, typer.Option("--out", help="directory for the report; finished cells in OUT/cells are not repeated")]
-Base = Annotated[list[str] | None, typer.Option("--base", help="plain (no hand-made feature) or default, repeatable; default: both")]
+Base = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--base", help="plain (no hand-made feature), demo (what make serve trains) or default, repeatable; default: plain and demo"
+    ),
+]
 
 
 @study_app.command("search-quality")
@@ -79,7 +84,7 @@ def study_options(
     threads: Annotated[int, typer.Option("--threads", min=1, help="threads of training")] = 1,
     as_json: Json = False,
 ) -> None:
-    """Train the default model with one option changed at a time: what each is worth, with paired intervals. Resumes."""
+    """Train a base model with one option changed at a time: what each is worth, with paired intervals. Resumes."""
     from service.commands.options_study import options_command
 
     options_command(data, out, base or [], option or [], seeds, threads, as_json)

@@ -19,86 +19,90 @@ from service.commands.training import preset_config
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """A change of a base model: `model` and `train` fields that differ."""
+    """A change of the models of some bases: `model` and `train` fields that differ."""
 
     name: str
-    base: str
+    bases: tuple[str, ...]
     model: dict[str, Any]
     train: dict[str, Any]
 
 
-BASES: dict[str, dict[str, Any]] = {"plain": {"features": False, "feature_bins": 0, "objectives": ()}, "default": {}}
-"""The default preset without hand-made features and losses that teach search, and as it is."""
+NO_FEATURES = {"features": False, "feature_bins": 0}
+BASES: dict[str, dict[str, Any]] = {"plain": {**NO_FEATURES, "objectives": ()}, "demo": {}, "default": {}}
+"""The default preset without hand-made features and losses that teach search; what `make serve` trains; the default preset."""
+USUAL_BASES = ("plain", "demo")
 RANKING_TEACHES = (StageSpec("posterior_over_all"),)
+_PLAIN, _FEATURES = ("plain",), ("demo", "default")
+_ALL = _PLAIN + _FEATURES
 OPTIONS = (
-    Option("without mass", "plain", {"mass": False}, {}),
-    Option("without the own-item bonus", "plain", {"same_item_bonus": False}, {}),
-    Option("without both", "plain", {"mass": False, "same_item_bonus": False}, {}),
-    Option("with ages", "plain", {"ages": True}, {}),
-    Option("with sessions", "plain", {"sessions": True}, {}),
-    Option("with the own-category bonus", "plain", {"same_category_bonus": True}, {}),
-    Option("with losses that teach search", "plain", {"objectives": TEACH_SEARCH}, {}),
-    Option("with search taught by ranking", "plain", {"objectives": RANKING_TEACHES}, {}),
-    Option("one epoch", "plain", {}, {"epochs": 1}),
-    Option("without features", "default", {"features": False, "feature_bins": 0}, {}),
-    Option("without losses that teach search", "default", {"objectives": ()}, {}),
-    Option("without bins", "default", {"feature_bins": 0}, {}),
-    Option("with ages", "default", {"ages": True}, {}),
-    Option("with sessions", "default", {"sessions": True}, {}),
-    Option("with the own-category bonus", "default", {"same_category_bonus": True}, {}),
-    Option("with search taught by ranking instead", "default", {"objectives": RANKING_TEACHES}, {}),
-    Option("tables of width 1", "default", {"attn_width": 1, "repr_width": 1}, {}),
+    Option("without mass", _ALL, {"mass": False}, {}),
+    Option("without the own-item bonus", _ALL, {"same_item_bonus": False}, {}),
+    Option("without both", _ALL, {"mass": False, "same_item_bonus": False}, {}),
+    Option("with ages", _ALL, {"ages": True}, {}),
+    Option("with sessions", _ALL, {"sessions": True}, {}),
+    Option("with the own-category bonus", _ALL, {"same_category_bonus": True}, {}),
+    Option("with losses that teach search", _PLAIN, {"objectives": TEACH_SEARCH}, {}),
+    Option("with search taught by ranking", _PLAIN, {"objectives": RANKING_TEACHES}, {}),
+    Option("one epoch", _PLAIN, {}, {"epochs": 1}),
+    Option("without features", _FEATURES, NO_FEATURES, {}),
+    Option("without losses that teach search", _FEATURES, {"objectives": ()}, {}),
+    Option("without bins", _FEATURES, {"feature_bins": 0}, {}),
+    Option("without calibration", _FEATURES, {}, {"calibrate": False}),
+    Option("with search taught by ranking instead", _FEATURES, {"objectives": RANKING_TEACHES}, {}),
+    Option("tables of width 1", _FEATURES, {"attn_width": 1, "repr_width": 1}, {}),
 )
 
 
 def checked_bases(names: list[str]) -> list[str]:
-    """The bases of `--base`, all without any. Raises: ValueError naming an unknown one."""
+    """The bases of `--base`, `USUAL_BASES` without any. Raises: ValueError naming an unknown one."""
     unknown = sorted(set(names) - set(BASES))
     if unknown:
         raise ValueError(f"--base must be one of {', '.join(BASES)}, got {unknown[0]!r}")
-    return list(dict.fromkeys(names)) or list(BASES)
+    return list(dict.fromkeys(names)) or list(USUAL_BASES)
 
 
 def base_config(base: str, seed: int, threads: int) -> TrainConfig:
     """The training of a base model."""
-    config = preset_config("default", seed, threads)
+    config = preset_config("demo" if base == "demo" else "default", seed, threads)
     return replace(config, model=replace(config.model, **BASES[base]))
+
+
+def _cell(option: Option | None, base: str, seed: int, threads: int) -> Cell:
+    config, name = base_config(base, seed, threads), base
+    if option is not None:
+        config = replace(config, model=replace(config.model, **option.model), **option.train)
+        name = f"{base}-{option.name.replace(' ', '-')}"
+        if name == "default-without-features":
+            name = "plain-with-losses-that-teach-search"  # the very model that it is of the other base
+    return Cell(f"{name}-seed{seed}", config)
 
 
 def options_command(data: Path, out: Path, bases: list[str], names: list[str], seeds: int, threads: int, as_json: bool) -> None:
     """See `dare study options`."""
     bases = checked_bases(bases)
-    chosen = [option for option in OPTIONS if option.base in bases and (not names or option.name in names)]
-    known = list(dict.fromkeys(option.name for option in OPTIONS if option.base in bases))
+    chosen = [(option, base) for base in bases for option in OPTIONS if base in option.bases and (not names or option.name in names)]
+    known = list(dict.fromkeys(option.name for option in OPTIONS if set(option.bases) & set(bases)))
     if missing := sorted(set(names) - set(known)):
         raise ValueError(f"--option must be one of {', '.join(known)}, got {missing[0]!r}")
     log = read(data, skip_bad_rows=False)
+    used = list(dict.fromkeys(base for _, base in chosen))
 
-    def cell(option: Option | None, base: str, seed: int) -> Cell:
-        config, name = base_config(base, seed, threads), base
-        if option is not None:
-            config = replace(config, model=replace(config.model, **option.model), **option.train)
-            name = f"{base}-{option.name.replace(' ', '-')}"
-            if option.name == "without features":
-                name = "plain-with-losses-that-teach-search"  # the very model that it is of the other base
-        return Cell(f"{name}-seed{seed}", config)
+    def cells(option: Option | None, base: str) -> list[Cell]:
+        return [_cell(option, base, seed, threads) for seed in range(seeds)]
 
-    cells = [cell(None, base, seed) for seed in range(seeds) for base in dict.fromkeys(option.base for option in chosen)]
-    cells += [cell(option, option.base, seed) for seed in range(seeds) for option in chosen]
-    by_name = {one.name: one for one in sorted(cells, key=lambda one: (one.config.seed, one.config.model.features))}
+    every = [cell for base in used for cell in cells(None, base)] + [cell for pair in chosen for cell in cells(*pair)]
+    by_name = {one.name: one for one in sorted(every, key=lambda one: (one.config.seed, one.config.model.features))}
     finished = run_cells(log, by_name.values(), out / "cells")
     tables: dict[str, list[dict[str, Any]]] = {}
-    for base in dict.fromkeys(option.base for option in chosen):
-        whole = [finished[cell(None, base, seed).name] for seed in range(seeds)]
+    for base in used:
+        whole = [finished[cell.name] for cell in cells(None, base)]
         lines = [_line(base, whole, None)]
-        for option in chosen:
-            if option.base == base:
-                lines.append(_line(option.name, [finished[cell(option, base, seed).name] for seed in range(seeds)], whole))
+        lines += [_line(option.name, [finished[cell.name] for cell in cells(option, base)], whole) for option, of in chosen if of == base]
         tables[f"{base}: {'no hand-made feature' if base == 'plain' else 'with hand-made features'}"] = lines
     for heading, lines in tables.items():
         table(heading, lines)
     note = (
-        f"Whole histories, default preset, {seeds} seeds, the same rows for every line. Differences are to the first line, with the "
+        f"Whole histories, {seeds} seeds, the same rows for every line. Differences are to the first line, with the "
         "interval that holds 95 % of 400 resamples of users."
     )
     report = {**about(log), "seeds": seeds, "note": note}

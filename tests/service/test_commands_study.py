@@ -107,8 +107,8 @@ def test_options_are_weighed_against_the_model_without_them(dare: Dare, folder: 
 
 
 def test_every_option_is_a_model_that_the_kernels_serve() -> None:
-    for option in OPTIONS:
-        base = base_config(option.base, 0, 1)
+    for option, of in [(one, base) for one in OPTIONS for base in one.bases]:
+        base = base_config(of, 0, 1)
         config = replace(base, model=replace(base.model, **option.model), **option.train)
         assert config != base and scoring_path(config.model) == "kernels", option.name
 
