@@ -56,6 +56,7 @@ class Study:
         judge: Judge | None = None,
     ) -> None:
         self._log, self._folder, self._report, self._targets, self._artifacts, self._judge = log, folder, report, targets, artifacts, judge
+        self._digest = log.digest()
         self._prepared: tuple[TrainConfig, Dataset] | None = None
 
     def run(self, cell: Cell) -> Outcome:
@@ -69,22 +70,35 @@ class Study:
                 return Outcome(known["figures"], content["probability"], content["label"], content["user"])
         done = self._baseline(cell) if cell.kind != "two_stage" else self._trained(cell, checkpoint)
         np.savez(rows, probability=done.probability, label=done.label, user=done.user)
-        identity = {"kind": cell.kind, "config": asdict(cell.config), "data": self._log.describe()}
-        path.write_text(json.dumps({"identity": identity, "figures": done.figures}, indent=1))
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps({"identity": self._identity(cell), "figures": done.figures}, indent=1))
+        partial.replace(path)  # whole or not there, whenever it is stopped
         checkpoint.unlink(missing_ok=True)
         return done
 
     def _check(self, path: Path, cell: Cell, known: dict[str, Any]) -> None:
+        own = self._identity(cell)
+        # What identities did not say before: whose the data are beyond their sizes, and that targets were drawn.
+        known = {"digest": own["digest"], "targets": "drawn", **known}
         try:  # options that came into being since have their default
             config = from_dict(TrainConfig, known["config"])
-        except ValueError:
-            config = None
-        data = json.loads(json.dumps(self._log.describe()))
-        same = config == cell.config
-        if config is not None and cell.kind != "two_stage":  # a baseline reads the data set alone
-            same = _of_data(config) == _of_data(cell.config)
-        if not same or known["data"] != data or known["kind"] != cell.kind:
-            raise ValueError(f"{path} is of another configuration or other data; give another --out, or delete it")
+        except ValueError as error:
+            raise ValueError(f"{path} is of another configuration ({error}); give another --out, or delete it") from error
+        of_kind = (lambda one: one) if cell.kind == "two_stage" else _of_data  # a baseline reads the data set alone
+        there, here = _flat(known | {"config": asdict(of_kind(config))}), _flat(own | {"config": asdict(of_kind(cell.config))})
+        for name in {**here, **there}:
+            if there.get(name) != here.get(name):
+                differs = f"{name} is {there.get(name)!r} there, {here.get(name)!r} here"
+                raise ValueError(f"{path} is of another configuration or other data ({differs}); give another --out, or delete it")
+
+    def _identity(self, cell: Cell) -> dict[str, Any]:
+        return {
+            "kind": cell.kind,
+            "config": asdict(cell.config),
+            "data": self._log.describe(),
+            "digest": self._digest,
+            "targets": "drawn" if self._targets is None else "given",
+        }
 
     def _dataset(self, cell: Cell) -> Dataset:
         shared = _of_data(cell.config)
@@ -128,6 +142,14 @@ class Study:
         test = dataset.test
         user = np.repeat(test.targets.user[test.chosen], probability.shape[1])
         return Outcome(figures, probability.reshape(-1), test.labels(np.arange(len(test.chosen))), user)
+
+
+def _flat(values: dict[str, Any], outer: str = "") -> dict[str, Any]:
+    """Nested values by dotted names, as plain JSON values."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= _flat(value, f"{outer}{name}.") if isinstance(value, dict) else {outer + name: json.loads(json.dumps(value))}
+    return found
 
 
 _NOT_OF_DATA: dict[str, Any] = {

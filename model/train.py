@@ -95,9 +95,9 @@ def train(
     With several `ranks` each calls this with the same arguments and gets the same model: a step's chunks are shared out, and statistics and
     gradients are those of the whole step. All read `checkpoint`, the first writes it; another number of ranks may continue from it.
 
-    Raises: CheckpointError when the checkpoint is of another configuration or data set; DivergedError; ValueError where ranks were given
-    different data or found different checkpoints; KeyboardInterrupt after the step under way is whole and the checkpoint is written (a
-    second Ctrl-C does not wait).
+    Raises: CheckpointError when the checkpoint is of another configuration, data set or targets; DivergedError; ValueError where ranks
+    were given different data or found different checkpoints; KeyboardInterrupt after the step under way is whole and the checkpoint
+    is written (a second Ctrl-C does not wait).
     """
     ranks = ranks or Ranks()
     torch.set_num_threads(config.num_threads)
@@ -108,7 +108,7 @@ def train(
     ranks.synchronise(model)
     optimizer = optimizer_of(model, config)
     state = _State()
-    fingerprint = {"config": asdict(config), "data": data.log.digest(), "rows": int(data.train.extra.size)}
+    fingerprint: dict[str, object] = {"config": asdict(config), "data": data.log.digest(), "targets": data.train.targets.digest()}
     if checkpoint is not None and checkpoint.exists():
         _load(checkpoint, model, optimizer, state, fingerprint)
     ranks.check_same("the data, the configuration and the step to continue from", (fingerprint, state.step, state.best_auc))
@@ -322,11 +322,16 @@ def _load(path: Path, model: TwoStageModel, optimizer: torch.optim.Adam, state: 
     try:
         content = torch.load(path, weights_only=True)
     except Exception as error:
-        raise CheckpointError(f"{path}: not a readable checkpoint, use --fresh to start again: {error}") from error
+        raise CheckpointError(
+            f"{path}: not a readable checkpoint, delete it (`dare train --fresh` does) to start again: {error}"
+        ) from error
     if not isinstance(content, dict) or set(content) != {"fingerprint", "model", "optimizer", "state"}:
-        raise CheckpointError(f"{path}: not a checkpoint of a training; use --fresh to start again")
+        raise CheckpointError(f"{path}: not a checkpoint of a training; delete it (`dare train --fresh` does) to start again")
     if content["fingerprint"] != fingerprint:
-        raise CheckpointError(f"{path}: the checkpoint is of another configuration or other data; use --fresh to start again")
+        raise CheckpointError(
+            f"{path}: the checkpoint is of another configuration or other data, or its targets are others; "
+            "delete it (`dare train --fresh` does) to start again"
+        )
     model.load_state_dict(content["model"])
     optimizer.load_state_dict(content["optimizer"])
     for name, value in content["state"].items():

@@ -21,6 +21,7 @@ from service.cli_options import (
     RawOut,
     RawSource,
     Seed,
+    Settings,
     SkipBad,
     Store,
     TidyFolder,
@@ -151,10 +152,7 @@ def train(
     ] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="passes over the training targets; default: the preset's")] = None,
     kept: Annotated[int | None, typer.Option("--kept", min=1, help="behaviors that search keeps; default: the preset's")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="any field of the configuration, as KEY=JSON, repeatable: --set model.ages=true (docs/model.md)"),
-    ] = None,
+    settings: Settings = None,
     impressions: Impressions = False,
     split: Annotated[
         str, typer.Option("--split", help="user: each user's own last behaviors are the test; time: everybody's latest")

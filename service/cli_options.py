@@ -17,6 +17,10 @@ RawSource = Annotated[Path, typer.Argument(help="the published file, unpacked, o
 RawOut = Annotated[Path, typer.Option("--out", help="folder to write", show_default=False)]
 RawActions = Annotated[str, typer.Option("--actions", help="actions to keep, separated by commas")]
 Impressions = Annotated[bool, typer.Option("--impressions", help="targets from impressions.parquet with its labels, instead of drawn ones")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="any field of the configuration, as KEY=JSON, repeatable: --set model.ages=true (docs/model.md)"),
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="seed of everything random")]
 Store = Annotated[str, typer.Option("--store", help="behavior store: memory:, file:DIR or redis://HOST:PORT/DB")]
 Host = Annotated[str, typer.Option("--host", envvar="HOST", help="address to listen on")]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli_options import DataDir, Impressions, Json, Seed, Version
+from service.cli_options import DataDir, Impressions, Json, Seed, Settings, Version
 
 study_app = typer.Typer(no_args_is_help=True, help="Measure what models do, on any data.")
 
@@ -29,13 +29,14 @@ def study_search_quality(
     most: Annotated[int, typer.Option("--targets", min=1, help="most test targets to judge by mutual information")] = 5000,
     impressions: Impressions = False,
     seed: Seed = 0,
+    settings: Settings = None,
     out: Annotated[Path | None, typer.Option("--out", help="directory for a dated report")] = None,
     as_json: Json = False,
 ) -> None:
     """Judge what a model's search keeps, by known relevance (`dare data synthetic`) and by mutual information of categories (any data)."""
     from service.commands.study import search_quality_command
 
-    search_quality_command(data, artifacts, version, kept, most, impressions, seed, out, as_json)
+    search_quality_command(data, artifacts, version, kept, most, impressions, seed, settings or [], out, as_json)
 
 
 @study_app.command("gradient-conflict")
@@ -46,13 +47,14 @@ def study_gradient_conflict(
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="passes over the targets; default: the preset's")] = None,
     impressions: Impressions = False,
     seed: Seed = 0,
+    settings: Settings = None,
     threads: Annotated[int, typer.Option("--threads", min=1, help="threads of training")] = 1,
     as_json: Json = False,
 ) -> None:
     """Train one set of tables for attention and content, and measure how far the two pull apart: cosine and size of their gradients."""
     from service.commands.gradient_study import gradient_conflict_command
 
-    gradient_conflict_command(data, out, preset, epochs, seed, threads, impressions, as_json)
+    gradient_conflict_command(data, out, preset, epochs, seed, settings or [], threads, impressions, as_json)
 
 
 @study_app.command("length")
@@ -64,6 +66,7 @@ def study_length(
         list[int] | None, typer.Option("--length", min=1, help="newest behaviors to read, repeatable; default: 20, 200 and 2000")
     ] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="trainings of each model and length")] = 3,
+    settings: Settings = None,
     threads: Annotated[int, typer.Option("--threads", min=1, help="threads of training")] = 1,
     paper: Annotated[bool, typer.Option("--paper/--no-paper", help="also DARE as published")] = True,
     as_json: Json = False,
@@ -71,7 +74,7 @@ def study_length(
     """Train the same models on the newest 20, 200, 2,000 and all behaviors, beside counts and DARE as published. Resumes."""
     from service.commands.length_study import length_command
 
-    length_command(data, out, base or [], length or [20, 200, 2000], seeds, threads, paper, as_json)
+    length_command(data, out, base or [], length or [20, 200, 2000], seeds, settings or [], threads, paper, as_json)
 
 
 @study_app.command("options")
@@ -81,13 +84,14 @@ def study_options(
     base: Base = None,
     option: Annotated[list[str] | None, typer.Option("--option", help="option by its name in the table, repeatable; default: all")] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="trainings of each model")] = 5,
+    settings: Settings = None,
     threads: Annotated[int, typer.Option("--threads", min=1, help="threads of training")] = 1,
     as_json: Json = False,
 ) -> None:
     """Train a base model with one option changed at a time: what each is worth, with paired intervals. Resumes."""
     from service.commands.options_study import options_command
 
-    options_command(data, out, base or [], option or [], seeds, threads, as_json)
+    options_command(data, out, base or [], option or [], seeds, settings or [], threads, as_json)
 
 
 @study_app.command("width")
@@ -101,13 +105,14 @@ def study_width(
     ] = None,
     preset: Annotated[str, typer.Option("--preset", help="paper, default or demo")] = "paper",
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="trainings of each width")] = 3,
+    settings: Settings = None,
     threads: Annotated[int, typer.Option("--threads", min=1, help="threads of training")] = 1,
     as_json: Json = False,
 ) -> None:
     """Train one model with attention tables of several widths: AUC against the measured time of search. Resumes."""
     from service.commands.width_study import width_command
 
-    width_command(data, out, width or [4, 8, 16, 32, 64, 128], preset, seeds, threads, as_json)
+    width_command(data, out, width or [4, 8, 16, 32, 64, 128], preset, seeds, settings or [], threads, as_json)
 
 
 @study_app.command("rivals")
@@ -129,9 +134,7 @@ def study_rivals(
     longest: Annotated[
         int | None, typer.Option("--longest", min=1, help="newest behaviors the published models read; default: 200")
     ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="any field of every model's configuration, as KEY=JSON, repeatable (docs/model.md)")
-    ] = None,
+    settings: Settings = None,
     impressions: Impressions = False,
     threads: Annotated[int, typer.Option("--threads", min=1, help="threads of training")] = 1,
     as_json: Json = False,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 from model.data.log import InteractionLog
 from model.field_types import check_fields
@@ -77,6 +78,14 @@ class Targets:
     candidate: npt.NDArray[np.int32]
     label: npt.NDArray[np.float32]
     split: npt.NDArray[np.int8]
+
+    def digest(self) -> str:
+        """Hash of what is asked about which behaviors: 32 hex digits; drawn targets and logged impressions of one log differ by it."""
+        state = xxhash.xxh3_128()
+        for array in (self.event, self.history_end, self.timestamp, self.candidate, self.label, self.split):
+            state.update(np.ascontiguousarray(array).data)
+            state.update(b"|")
+        return state.hexdigest()
 
 
 def split_of_behavior(log: InteractionLog, config: ProtocolConfig) -> npt.NDArray[np.int8]:

@@ -11,10 +11,10 @@ from model.data.impressions import impression_targets
 from model.dataset import prepare
 from model.gradient_conflict import FIELDS, gradient_conflict
 from model.rivals import rival
+from service.commands.configuration import preset_config, said, studied
 from service.commands.data import read
 from service.commands.study_report import about, drawing, write_report
 from service.commands.terminal import console, emit, progress_bar, table
-from service.commands.training import preset_config
 
 _NOTE = (
     "One set of tables for attention and content (TWIN). At every step of one training each table's gradient is taken apart: what the loss "
@@ -33,12 +33,12 @@ _SHOWN = {
 
 
 def gradient_conflict_command(
-    data: Path, out: Path, preset: str, epochs: int | None, seed: int, threads: int, impressions: bool, as_json: bool
+    data: Path, out: Path, preset: str, epochs: int | None, seed: int, settings: list[str], threads: int, impressions: bool, as_json: bool
 ) -> None:
     """See `dare study gradient-conflict`."""
-    config = replace(preset_config(preset, seed, threads), name="twin")
+    config = studied(preset_config(preset, seed, threads), settings)
+    config = replace(config, name="twin", model=rival("twin", config.model), epochs=epochs or config.epochs)
     log = read(data, skip_bad_rows=False)
-    config = replace(config, model=rival("twin", config.model), epochs=epochs or config.epochs)
     with console.status("preparing") as status:
         targets = impression_targets(data, log, config.protocol) if impressions else None
         dataset = prepare(log, config, lambda text: status.update(f"preparing: {text}"), targets)
@@ -50,9 +50,11 @@ def gradient_conflict_command(
         rows.append(_row(name, found[name]))
         rows += [_row(f"{name}, fifth {i + 1}", part) for i, part in enumerate(found[f"{name}_by_fifth"])]
     table(f"{preset}, shared tables, {data}", rows)
-    report = {"preset": preset, "seed": seed, **found}
+    report = {"preset": preset, "seed": seed, "settings": settings, **found}
     name = f"{time.strftime('%Y-%m-%d', time.gmtime())}-gradient-conflict"
-    write_report(out, name, "Attention against content in one table", _NOTE, {**about(log), **report}, {f"preset {preset}": rows})
+    write_report(
+        out, name, "Attention against content in one table", _NOTE + said(settings), {**about(log), **report}, {f"preset {preset}": rows}
+    )
     _plot(found, out / f"{name}.png")
     console.print(f"written to {out}: {name}.md, .json, .png", markup=False)
     emit(report, as_json)

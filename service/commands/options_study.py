@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,10 @@ import numpy as np
 from model.config import TEACH_SEARCH, StageSpec, TrainConfig
 from model.intervals import mean_auc_difference
 from model.study import Cell
+from service.commands.configuration import preset_config, said, studied
 from service.commands.data import read
 from service.commands.study_report import about, drawing, run_cells, write_report
 from service.commands.terminal import console, emit, table
-from service.commands.training import preset_config
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +30,16 @@ class Option:
 
 NO_FEATURES = {"features": False, "feature_bins": 0}
 BASES: dict[str, dict[str, Any]] = {"plain": {**NO_FEATURES, "objectives": ()}, "demo": {}, "default": {}}
-"""The default preset without hand-made features and losses that teach search; what `make serve` trains; the default preset."""
+BASE_NOTES = {
+    "plain": "the default preset without hand-made features and losses that teach search",
+    "demo": "what `make serve` trains",
+    "default": "the default preset",
+}
 USUAL_BASES = ("plain", "demo")
 RANKING_TEACHES = (StageSpec("posterior_over_all"),)
 _PLAIN, _FEATURES = ("plain",), ("demo", "default")
 _ALL = _PLAIN + _FEATURES
+_TAUGHT = Option("with losses that teach search", _PLAIN, {"objectives": TEACH_SEARCH}, {})
 OPTIONS = (
     Option("without mass", _ALL, {"mass": False}, {}),
     Option("without the own-item bonus", _ALL, {"same_item_bonus": False}, {}),
@@ -41,7 +47,7 @@ OPTIONS = (
     Option("with ages", _ALL, {"ages": True}, {}),
     Option("with sessions", _ALL, {"sessions": True}, {}),
     Option("with the own-category bonus", _ALL, {"same_category_bonus": True}, {}),
-    Option("with losses that teach search", _PLAIN, {"objectives": TEACH_SEARCH}, {}),
+    _TAUGHT,
     Option("with search taught by ranking", _PLAIN, {"objectives": RANKING_TEACHES}, {}),
     Option("one epoch", _PLAIN, {}, {"epochs": 1}),
     Option("without features", _FEATURES, NO_FEATURES, {}),
@@ -61,49 +67,57 @@ def checked_bases(names: list[str]) -> list[str]:
     return list(dict.fromkeys(names)) or list(USUAL_BASES)
 
 
-def base_config(base: str, seed: int, threads: int) -> TrainConfig:
-    """The training of a base model."""
+def base_config(base: str, seed: int, threads: int, settings: Sequence[str] = (), own: Sequence[str] = ()) -> TrainConfig:
+    """The training of a base model, with what `--set` changes of it. Raises: as `studied`."""
     config = preset_config("demo" if base == "demo" else "default", seed, threads)
-    return replace(config, model=replace(config.model, **BASES[base]))
+    return studied(replace(config, model=replace(config.model, **BASES[base])), settings, own)
 
 
-def _cell(option: Option | None, base: str, seed: int, threads: int) -> Cell:
-    config, name = base_config(base, seed, threads), base
-    if option is not None:
-        config = replace(config, model=replace(config.model, **option.model), **option.train)
-        name = f"{base}-{option.name.replace(' ', '-')}"
-        if name == "default-without-features":
-            name = "plain-with-losses-that-teach-search"  # the very model that it is of the other base
+def option_config(option: Option, base: TrainConfig) -> TrainConfig:
+    """The base's training with the option."""
+    return replace(base, model=replace(base.model, **option.model), **option.train)
+
+
+def _cell(option: Option | None, base: str, seed: int, threads: int, settings: Sequence[str]) -> Cell:
+    config = base_config(base, seed, threads, settings)
+    if option is None:
+        return Cell(f"{base}-seed{seed}", config)
+    config, name = option_config(option, config), f"{base}-{option.name.replace(' ', '-')}"
+    # Without features `default` is the very model that `plain` is with the losses that teach search; it is trained once.
+    if config == option_config(_TAUGHT, base_config("plain", seed, threads, settings)):
+        name = f"plain-{_TAUGHT.name.replace(' ', '-')}"
     return Cell(f"{name}-seed{seed}", config)
 
 
-def options_command(data: Path, out: Path, bases: list[str], names: list[str], seeds: int, threads: int, as_json: bool) -> None:
+def options_command(
+    data: Path, out: Path, bases: list[str], names: list[str], seeds: int, settings: list[str], threads: int, as_json: bool
+) -> None:
     """See `dare study options`."""
     bases = checked_bases(bases)
     chosen = [(option, base) for base in bases for option in OPTIONS if base in option.bases and (not names or option.name in names)]
     known = list(dict.fromkeys(option.name for option in OPTIONS if set(option.bases) & set(bases)))
     if missing := sorted(set(names) - set(known)):
         raise ValueError(f"--option must be one of {', '.join(known)}, got {missing[0]!r}")
-    log = read(data, skip_bad_rows=False)
     used = list(dict.fromkeys(base for _, base in chosen))
 
     def cells(option: Option | None, base: str) -> list[Cell]:
-        return [_cell(option, base, seed, threads) for seed in range(seeds)]
+        return [_cell(option, base, seed, threads, settings) for seed in range(seeds)]
 
     every = [cell for base in used for cell in cells(None, base)] + [cell for pair in chosen for cell in cells(*pair)]
     by_name = {one.name: one for one in sorted(every, key=lambda one: (one.config.seed, one.config.model.features))}
+    log = read(data, skip_bad_rows=False)
     finished = run_cells(log, by_name.values(), out / "cells")
     tables: dict[str, list[dict[str, Any]]] = {}
     for base in used:
         whole = [finished[cell.name] for cell in cells(None, base)]
         lines = [_line(base, whole, None)]
         lines += [_line(option.name, [finished[cell.name] for cell in cells(option, base)], whole) for option, of in chosen if of == base]
-        tables[f"{base}: {'no hand-made feature' if base == 'plain' else 'with hand-made features'}"] = lines
+        tables[f"{base}: {BASE_NOTES[base]}"] = lines
     for heading, lines in tables.items():
         table(heading, lines)
     note = (
         f"Whole histories, {seeds} seeds, the same rows for every line. Differences are to the first line, with the "
-        "interval that holds 95 % of 400 resamples of users."
+        f"interval that holds 95 % of 400 resamples of users.{said(settings)}"
     )
     report = {**about(log), "seeds": seeds, "note": note}
     write_report(out, "options", "What each option is worth", note, report, tables)

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from model.config import PRESETS, TEACH_SEARCH, TrainConfig
+from model.config import TEACH_SEARCH, TrainConfig, paper_preset
 from model.data.impressions import impression_targets
 from model.data.log import InteractionLog
+from model.data.protocol import ProtocolConfig
 from model.intervals import mean_auc, mean_auc_difference
 from model.outcome import Outcome
 from model.rivals import RIVALS, rival
 from model.runtime import ScoringRuntime
 from model.search_quality import Truth, runtime_quality
 from model.study import Cell, Judge
+from service.commands.configuration import changed, of_baseline, preset_config, said, studied
 from service.commands.data import read
 from service.commands.options_study import base_config
 from service.commands.study_report import about, drawing, run_cells, write_report
 from service.commands.terminal import console, emit, table
-from service.commands.training import changed
 
 MAIN = ("dare", "twin", "sim_soft")
 """Rivals that are trained with every seed."""
@@ -57,32 +58,29 @@ class Row:
 
 
 def rows_of(models: list[str], seeds: int, longest: int | None, threads: int, settings: Sequence[str] = ()) -> list[Row]:
-    """Every row. `longest` behaviors of the published (None: preset's); `settings` KEY=JSON of every model of stages."""
+    """Every row. `longest` behaviors of the published (None: preset's); `settings` KEY=JSON of what each row starts from."""
 
-    def cells(name: str, count: int, config_of: Any, kind: str = "two_stage") -> tuple[Cell, ...]:
-        def config(seed: int) -> TrainConfig:
-            made = replace(config_of(seed), num_threads=threads)
-            return changed(made, list(settings)) if kind == "two_stage" else made
+    def cells(name: str, count: int, config_of: Callable[..., TrainConfig], kind: str = "two_stage") -> tuple[Cell, ...]:
+        of_kind = settings if kind == "two_stage" else of_baseline(settings)
+        return tuple(Cell(f"{name}-seed{seed}", config_of(seed, of_kind), kind) for seed in range(count))
 
-        return tuple(Cell(f"{name}-seed{seed}", config(seed), kind) for seed in range(count))
-
-    def published(name: str, **changes: Any) -> Any:
-        def config(seed: int) -> TrainConfig:
-            base = replace(PRESETS["paper"](seed), **changes)
+    def published(name: str, **changes: Any) -> Callable[..., TrainConfig]:
+        def config(seed: int, settings: Sequence[str]) -> TrainConfig:
+            base = replace(studied(preset_config("paper", seed, threads), settings), **changes)
             model = base.model if longest is None else replace(base.model, longest=longest)
             return replace(base, name=name, model=rival(name, model))
 
         return config
 
-    def plain(seed: int, **changes: Any) -> TrainConfig:
-        base = base_config("plain", seed, threads)
-        return replace(base, model=replace(base.model, **changes))
+    def ours(base: str) -> Callable[..., TrainConfig]:
+        return lambda seed, settings: base_config(base, seed, threads, settings)
 
-    def taught(seed: int) -> TrainConfig:
-        return plain(seed, objectives=TEACH_SEARCH)
+    def taught(seed: int, settings: Sequence[str]) -> TrainConfig:
+        base = base_config("plain", seed, threads, settings)
+        return replace(base, model=replace(base.model, objectives=TEACH_SEARCH))
 
-    def live(seed: int) -> TrainConfig:
-        base = PRESETS["default"](seed)
+    def live(seed: int, settings: Sequence[str]) -> TrainConfig:
+        base = base_config("default", seed, threads, settings)
         return replace(base, statistics="live", protocol=replace(base.protocol, negative_rule="trailing"))
 
     count = {name: seeds if name in MAIN else min(3, seeds) if name in CLOSE else 1 for name in models}
@@ -92,12 +90,12 @@ def rows_of(models: list[str], seeds: int, longest: int | None, threads: int, se
             Row(SLOWER, name, cells(f"{name}-slower", seeds if name in SETTLED else 1, published(name, learning_rate=0.002)))
             for name in models
         ),
-        Row(PLAIN, "dare + mass + matches", cells("plain", seeds, plain)),
+        Row(PLAIN, "dare + mass + matches", cells("plain", seeds, ours("plain"))),
         Row(PLAIN, "the same, search taught", cells("plain-with-losses-that-teach-search", 1, taught)),
-        Row(PLAIN, "counts", cells("counts", seeds, PRESETS["default"], "counts")),
-        Row(FEATURES, "demo", cells("demo", seeds, PRESETS["demo"])),
-        Row(FEATURES, "default", cells("default", seeds, PRESETS["default"])),
-        Row(FEATURES, "gbdt", cells("gbdt", seeds, PRESETS["default"], "gbdt")),
+        Row(PLAIN, "counts", cells("counts", seeds, ours("default"), "counts")),
+        Row(FEATURES, "demo", cells("demo", seeds, ours("demo"))),
+        Row(FEATURES, "default", cells("default", seeds, ours("default"))),
+        Row(FEATURES, "gbdt", cells("gbdt", seeds, ours("default"), "gbdt")),
         Row(LIVE, "default, live", cells("default-live", 1, live)),
         Row(LIVE, "gbdt, live", cells("gbdt-live", 1, live, "gbdt")),
     ]
@@ -117,7 +115,7 @@ def rivals_command(
 ) -> None:
     """See `dare study rivals`."""
     for name in models:
-        rival(name, PRESETS["paper"](0).model)  # an unknown name is refused before anything is read
+        rival(name, paper_preset().model)  # an unknown name is refused before anything is read
     chosen = _groups(groups, impressions)
     rows = [row for row in rows_of(models or list(RIVALS), seeds, longest, threads, settings) if row.group in chosen]
     log = read(data, skip_bad_rows=False)
@@ -125,7 +123,8 @@ def rivals_command(
     # Seed by seed, so that models of one seed share a prepared data set, and an interrupted study has whole seeds.
     cells = sorted((cell for row in rows for cell in row.cells), key=lambda cell: cell.config.seed)
     relevance = (data / "truth").is_dir()
-    artifacts, judge = (out / "artifacts", _judge(data, log, out / "artifacts")) if relevance else (None, None)
+    artifacts = out / "artifacts" if relevance else None
+    judge = None if artifacts is None else _judge(data, log, cells[0].config.protocol, artifacts)
     finished = run_cells(log, cells, out / "cells", targets, artifacts, judge)
     with console.status("intervals"):
         tables = _tables(rows, finished, relevance)
@@ -148,9 +147,8 @@ def _groups(names: list[str], impressions: bool) -> list[str]:
     return [group for name, group in GROUPS.items() if (name in names or not names) and not (impressions and name == "live")]
 
 
-def _judge(data: Path, log: InteractionLog, artifacts: Path) -> Judge:
+def _judge(data: Path, log: InteractionLog, protocol: ProtocolConfig, artifacts: Path) -> Judge:
     """Recall of known relevance, as served, of models whose search keeps some of the behaviors."""
-    protocol = PRESETS["default"](0).protocol
     truth = Truth.read(data, log, protocol.train_share + protocol.validation_share)
 
     def judge(config: TrainConfig, version: str) -> dict[str, Any]:
@@ -162,22 +160,21 @@ def _judge(data: Path, log: InteractionLog, artifacts: Path) -> Judge:
 
 
 def _note(tables: dict[str, Any], longest: int | None, settings: list[str], relevance: bool) -> str:
-    paper = PRESETS["paper"](0).model
-    said = [
+    paper = changed(paper_preset(), settings).model
+    notes = [
         f"*{group}*: {text.format(longest=longest or paper.longest, kept=paper.kept)}." for group, text in _NOTES.items() if group in tables
     ]
-    if settings:
-        said.append(f"Every model but the baselines was trained with {', '.join(f'`{setting}`' for setting in settings)}.")
-    said.append(
+    notes.append(
         "Seeds change initialisation, order, targets and negatives alike. Figures are means over the seeds; intervals hold 95 % of 400 "
         "resamples of users, the same users for both models of a difference. Rows per second of training are of a shared machine."
+        f"{said(settings)}"
     )
     if relevance:
-        said.append(
+        notes.append(
             "Recall: known relevance of the K behaviors that search scores highest, as served, over the most that K can hold; models that "
             "read everything have none."
         )
-    return " ".join(said)
+    return " ".join(notes)
 
 
 def _tables(rows: list[Row], finished: dict[str, Outcome], relevance: bool) -> dict[str, list[dict[str, Any]]]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from model.config import default_preset
+from model.config import TrainConfig, default_preset
 from model.data.impressions import impression_targets
 from model.data.log import InteractionLog
 from model.data.protocol import ProtocolConfig, split_targets
@@ -15,6 +16,7 @@ from model.ideal_search import ideal_forms
 from model.mutual_information import InformationError, Informed, MutualInformation
 from model.runtime import ScoringRuntime
 from model.search_quality import Judge, Quality, Truth, bounds, rules, runtime_quality
+from service.commands.configuration import changed
 from service.commands.data import read
 from service.commands.study_report import about, write_report
 from service.commands.terminal import console, emit, progress_bar, table
@@ -36,14 +38,15 @@ def search_quality_command(
     most: int,
     impressions: bool,
     seed: int,
+    settings: list[str],
     out: Path | None,
     as_json: bool,
 ) -> None:
     """See `dare study search-quality`."""
     runtime = ScoringRuntime.load(artifacts, version) if artifacts is not None else None
     kept = runtime.max_kept if runtime is not None else kept
+    protocol = _protocol(default_preset(seed) if runtime is None else train_config(runtime), settings)
     log = read(data, skip_bad_rows=False)
-    protocol = default_preset(seed).protocol if runtime is None else train_config(runtime).protocol
     found: dict[str, dict[str, dict[str, Any]]] = {}
     reason = f"{data} has no truth/: relevance is known of `dare data synthetic` alone"
     if (data / "truth").is_dir():
@@ -60,13 +63,21 @@ def search_quality_command(
     tables = {heading: _rows(figures) for heading, figures in found.items()}
     for heading, rows in tables.items():
         table(f"{heading}, test candidates of {data}, {kept} kept", rows)
-    report = {"kept": kept, "relevance": found.get(_RELEVANCE), "mutual_information": found.get(_INFORMATION)}
+    report = {"kept": kept, "settings": settings, "relevance": found.get(_RELEVANCE), "mutual_information": found.get(_INFORMATION)}
     if out is not None:
         name = f"{time.strftime('%Y-%m-%d', time.gmtime())}-search-quality"
         write_report(out, name, "What search keeps", _NOTE, {**about(log), **report}, tables)
         _plot(tables, out / f"{name}.png")
         console.print(f"written to {out}: {name}.md, .json, .png", markup=False)
     emit(report, as_json)
+
+
+def _protocol(config: TrainConfig, settings: list[str]) -> ProtocolConfig:
+    """Where the test begins and what its targets are. Raises: ValueError for a setting of something else."""
+    found = changed(config, settings)
+    if replace(found, protocol=config.protocol) != config:
+        raise ValueError(f"search-quality trains nothing: --set takes fields of protocol alone, got {', '.join(settings)}")
+    return found.protocol
 
 
 def _by_information(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from model.config import PRESETS, TrainConfig, from_dict
+from model.config import TrainConfig
 from model.data.impressions import impression_targets
 from model.data_parallel import Ranks, joined
 from model.dataset import Dataset, prepare
@@ -15,6 +14,7 @@ from model.export import export
 from model.rivals import rival
 from model.stages.registry import scoring_path
 from model.train import Progress, Trained, evaluate_examples, predict, train
+from service.commands.configuration import changed, preset_config
 from service.commands.data import read
 from service.commands.terminal import console, emit, progress_bar, table
 
@@ -56,33 +56,6 @@ def train_command(
         trained = train_on(data, out, config, fresh, skip_bad_rows, impressions, ranks)
         if trained is not None:
             emit(trained, as_json)
-
-
-def preset_config(preset: str, seed: int, threads: int) -> TrainConfig:
-    """The configuration of `--preset`, `--seed` and `--threads`. Raises: ValueError naming a preset that there is not."""
-    if preset not in PRESETS:
-        raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {preset!r}")
-    return replace(PRESETS[preset](seed), num_threads=threads)
-
-
-def changed(config: TrainConfig, settings: list[str]) -> TrainConfig:
-    """The configuration with fields set by `KEY=JSON`; a key is a field, or `model.` or `protocol.` and one.
-
-    Raises: ValueError naming what is not of that form, the unknown key or the bad value.
-    """
-    values = asdict(config)
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        *outer, field = key.split(".")
-        if not equals or outer not in ([], ["model"], ["protocol"]):
-            raise ValueError(f"--set must be KEY=JSON, with a KEY like epochs, model.kept or protocol.negatives, got {setting!r}")
-        try:
-            value = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"--set {key}: {text!r} is not JSON (a text needs its quotes): {error}") from error
-        (values[outer[0]] if outer else values)[field] = value
-    found: TrainConfig = from_dict(TrainConfig, values)
-    return found
 
 
 def train_on(

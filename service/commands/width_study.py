@@ -13,21 +13,23 @@ from model.intervals import mean_auc, mean_auc_difference
 from model.item_hash import hash_item_ids
 from model.runtime import ScoringRuntime
 from model.study import Cell
+from service.commands.configuration import preset_config, said, studied
 from service.commands.data import read
 from service.commands.study_report import about, drawing, run_cells, write_report
 from service.commands.terminal import console, emit, table
-from service.commands.training import preset_config
 
 _LENGTH, _CANDIDATES, _ROUNDS = 10_000, 512, 40
 
 
-def width_command(data: Path, out: Path, widths: list[int], preset: str, seeds: int, threads: int, as_json: bool) -> None:
+def width_command(
+    data: Path, out: Path, widths: list[int], preset: str, seeds: int, settings: list[str], threads: int, as_json: bool
+) -> None:
     """See `dare study width`."""
     widths = sorted(set(widths))
     cells: dict[int, list[Cell]] = {width: [] for width in widths}
     for seed in range(seeds):
         for width in widths:
-            base = preset_config(preset, seed, threads)
+            base = studied(preset_config(preset, seed, threads), settings, own=("model.attn_width",))
             config = replace(base, name=f"width{width}", model=replace(base.model, attn_width=width))
             cells[width].append(Cell(f"{preset}-width{width}-seed{seed}", config))
     log = read(data, skip_bad_rows=False)
@@ -60,7 +62,7 @@ def width_command(data: Path, out: Path, widths: list[int], preset: str, seeds: 
         f"{seeds} seeds, preset {preset}, representation width {by_seed[0].config.model.repr_width} throughout; widths are per field, a "
         f"key is twice as wide. `search_ms`: stage 1 as it is served, exact, one thread, {_LENGTH:,} behaviors of real users in a row and "
         f"{_CANDIDATES} candidates, seed 0, median of {_ROUNDS} rounds in which every width takes its turn. Intervals hold 95 % of 400 "
-        "resamples of users."
+        f"resamples of users.{said(settings)}"
     )
     report = {**about(log), "note": note}
     write_report(out, "width", "How narrow the attention table may be", note, report, {heading: rows})

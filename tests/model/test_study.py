@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from model.config import ModelConfig
+from model.data.protocol import split_targets
 from model.outcome import Outcome
 from model.study import Cell, Study
 from model.train import Progress
@@ -37,6 +38,14 @@ def test_a_cell_of_another_configuration_is_refused(tiny: Tiny, tmp_path: Path) 
     Study(tiny.log, tmp_path, lambda text, progress: None).run(quick())
     with pytest.raises(ValueError, match=r"quick\.json is of another configuration"):
         Study(tiny.log, tmp_path, lambda text, progress: None).run(quick(longest=20))
+
+
+def test_a_cell_of_other_targets_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+    counts = replace(quick(), kind="counts")
+    Study(tiny.log, tmp_path, lambda text, progress: None).run(counts)
+    given = Study(tiny.log, tmp_path, lambda text, progress: None, lambda config: split_targets(tiny.log, config.protocol))
+    with pytest.raises(ValueError, match=r"quick\.json .*targets is 'drawn' there, 'given' here"):
+        given.run(counts)
 
 
 def test_a_baseline_does_not_depend_on_what_only_models_read(tiny: Tiny, tmp_path: Path) -> None:

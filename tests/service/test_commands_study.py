@@ -59,7 +59,7 @@ def test_where_relevance_is_known_models_are_judged_by_it(dare: Dare, tmp_path: 
     arguments = ("--group", "plain", "--seeds", 1, "--impressions", "--set", "epochs=1")
     ran = dare("study", "rivals", "--data", data, "--out", tmp_path, *arguments, "--json")
     assert ran.code == 0, ran.err
-    assert "trained with `epochs=1`" in ran.json["note"]
+    assert "Trained with `epochs=1`" in ran.json["note"]
     ((_, lines),) = ran.json["tables"].items()
     recall = {line["model"]: line["recall"] for line in lines}
     assert recall.pop("counts") == "-", "what reads everything searches nothing"
@@ -70,12 +70,21 @@ def test_where_relevance_is_known_models_are_judged_by_it(dare: Dare, tmp_path: 
 
 
 def test_lengths_are_compared_seed_by_seed(dare: Dare, folder: Path, tmp_path: Path) -> None:
-    arguments = ("--data", folder, "--out", tmp_path, "--seeds", 1, "--base", "plain", "--length", 20, "--json")
+    settings = ("--set", "model.kept=10", "--set", "protocol.test_targets=6")
+    arguments = ("--data", folder, "--out", tmp_path, "--seeds", 1, "--base", "demo", "--length", 20, *settings, "--json")
     ran = dare("study", "length", *arguments)
     assert ran.code == 0, ran.err
     rows = {(line["model"], line["newest"]): line["whole ahead by"] for line in ran.json["rows"]}
-    assert set(rows) == {("plain", 20), ("plain", "whole"), ("counts", 20), ("counts", "whole"), ("dare, as published", 200)}
-    assert [key for key, ahead in rows.items() if ahead == "-"] == [("plain", "whole"), ("counts", "whole")]
+    assert set(rows) == {("demo", 20), ("demo", "whole"), ("counts", 20), ("counts", "whole"), ("dare, as published", 200)}
+    assert [key for key, ahead in rows.items() if ahead == "-"] == [("demo", "whole"), ("counts", "whole")]
+    assert all(text in ran.json["note"] for text in ("demo: what `make serve` trains", "`model.kept=10`"))
+    cells = {path.stem: json.loads(path.read_text())["identity"]["config"] for path in (tmp_path / "cells").glob("*.json")}
+    assert {name: cell["model"]["kept"] for name, cell in cells.items() if not name.startswith("counts")} == {
+        "demo-newest20-seed0": 10,
+        "demo-seed0": 10,
+        "dare-seed0": 10,
+    }
+    assert all(cell["protocol"]["test_targets"] == 6 for cell in cells.values()), "a baseline is tested on the same rows"
     assert {path.name for path in tmp_path.iterdir()} == {"cells", "length.md", "length.json", "length.png"}
 
 
@@ -104,6 +113,8 @@ def test_options_are_weighed_against_the_model_without_them(dare: Dare, folder: 
     one = dare("study", "options", "--data", folder, "--out", tmp_path, "--seeds", 1, "--option", "with ages", "--base", "plain", "--json")
     ((_, few),) = one.json["tables"].items()
     assert few == [line for line in lines if line["model"] in ("plain", "with ages")]
+    other = ("--seeds", 1, "--option", "with ages", "--base", "plain", "--set", "model.kept=10")
+    refused(dare("study", "options", "--data", folder, "--out", tmp_path, *other), "config.model.kept is 50 there, 10 here")
 
 
 def test_every_option_is_a_model_that_the_kernels_serve() -> None:
@@ -111,6 +122,21 @@ def test_every_option_is_a_model_that_the_kernels_serve() -> None:
         base = base_config(of, 0, 1)
         config = replace(base, model=replace(base.model, **option.model), **option.train)
         assert config != base and scoring_path(config.model) == "kernels", option.name
+
+
+def test_a_study_keeps_what_it_is_about_from_set() -> None:
+    settings = ["model.kept=7", "learning_rate=0.5", "protocol.negatives=3", "model.objectives=[]"]
+    cells = {cell.name: cell for row in rows_of(["dare", "sim_soft"], 1, 100, 1, settings) for cell in row.cells}
+    assert {cell.config.protocol.negatives for cell in cells.values()} == {3}
+    models = {name: cell.config for name, cell in cells.items() if cell.kind == "two_stage"}
+    assert {config.model.kept for config in models.values()} == {7} and models["dare-seed0"].model.longest == 100
+    assert models["dare-seed0"].learning_rate == 0.5 and models["dare-slower-seed0"].learning_rate == 0.002
+    assert models["sim_soft-seed0"].model.objectives and models["plain-with-losses-that-teach-search-seed0"].model.objectives
+    assert not models["dare-seed0"].model.objectives and not models["demo-seed0"].model.objectives
+    assert cells["counts-seed0"].config.model == base_config("default", 0, 1).model
+    for setting in ("seed=3", "num_threads=2", 'name="x"'):
+        with pytest.raises(ValueError, match=f"--set {setting.partition('=')[0]}=.*this study decides"):
+            rows_of(["dare"], 1, None, 1, [setting])
 
 
 def test_every_seed_of_the_main_rows_and_one_of_the_others() -> None:
@@ -134,6 +160,11 @@ def test_what_a_study_cannot_do_is_one_line(dare: Dare, folder: Path, tmp_path: 
     refused(dare("study", "rivals", "--data", folder, "--out", tmp_path, "--group", "x"), "'x'", "slower")
     refused(dare("study", "rivals", "--data", folder, "--out", tmp_path, "--group", "live", "--impressions"), "--impressions")
     refused(dare("study", "width", "--data", folder, "--out", tmp_path, "--preset", "x"), "'x'")
+    refused(dare("study", "width", "--data", folder, "--set", "model.attn_width=9"), "model.attn_width")
+    refused(dare("study", "length", "--data", folder, "--set", "model.longest=9"), "model.longest")
+    refused(dare("study", "options", "--data", folder, "--set", "model.keep=9"), "'keep'")
+    refused(dare("study", "gradient-conflict", "--data", folder, "--set", "epochs"), "KEY=JSON", "'epochs'")
+    refused(dare("study", "search-quality", "--data", folder, "--set", "model.kept=9"), "protocol alone")
     short = tmp_path / "short"
     short.mkdir()
     rows = [(user, item, 100 * item) for user in range(100) for item in range(5)]

@@ -115,6 +115,8 @@ def test_the_same_seed_gives_the_same_rows_and_another_seed_others() -> None:
     first, again, other = (split_targets(log, ProtocolConfig(seed=seed, train_targets=10)) for seed in (0, 0, 1))
     for which in (TRAIN, VALIDATION, TEST):
         assert rows_of(first, which) == rows_of(again, which) != rows_of(other, which)
+    digests = [split_targets(log, replace(ALL, seed=seed)).digest() for seed in (3, 3, 4)]
+    assert digests[0] == digests[1] != digests[2], "by which a checkpoint knows its targets"
 
 
 def test_test_rows_do_not_depend_on_how_many_train() -> None:
