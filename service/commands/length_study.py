@@ -86,4 +86,4 @@ def _plot(lines: list[dict[str, Any]], path: Path) -> None:
         axes.set_xlabel("newest behaviors the model reads")
         axes.set_ylabel("test AUC (dashed: never-seen)")
         axes.grid(alpha=0.3)
-        axes.legend()
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False)
