@@ -53,7 +53,7 @@ _MB = 1e6
 @dataclass
 class Soaked:
     """`rate` in requests a second, `capacity` what it is half of; `warm_mb` resident memory after each part of the warm-up; `errors` by
-    kind; `swap_mb` resident memory after each swap, and `swap_errors` of the requests meanwhile."""
+    kind; `swap_mb` resident memory after each swap, `swap_errors` and `swap_ms` (latency) of the requests meanwhile."""
 
     rate: float
     capacity: float
@@ -62,6 +62,7 @@ class Soaked:
     errors: Counter[str] = field(default_factory=Counter)
     swap_mb: list[float] = field(default_factory=list)
     swap_errors: Counter[str] = field(default_factory=Counter)
+    swap_ms: list[float] = field(default_factory=list)
     swap_requests: int = 0
     swap_s: float = 0.0
 
@@ -113,8 +114,7 @@ class Service:
         anonymous = int(re.search(r"RssAnon:\s+(\d+)", status)[1]) * 1024  # type: ignore[index]
         with urllib.request.urlopen(f"{self.url}/metrics", timeout=30) as answer:
             cached = float(re.search(r"^dare_user_cache_bytes (\S+)", answer.read().decode(), re.MULTILINE)[1])  # type: ignore[index]
-        latency_ms = measured.times.of(SCORE, LATENCY) + measured.times.of(RECOMMEND, LATENCY)
-        p50_ms, p99_ms = np.percentile(latency_ms or [np.nan], [50, 99])
+        p50_ms, p99_ms = np.percentile(latencies(measured) or [np.nan], [50, 99])
         return Window(
             at_s=at_s,
             sent=measured.sent,
@@ -139,6 +139,11 @@ class Service:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+def latencies(measured: Measured) -> list[float]:
+    """Of the answers with scores, ms."""
+    return measured.times.of(SCORE, LATENCY) + measured.times.of(RECOMMEND, LATENCY)
 
 
 async def capacity(url: str, workload: Workload, seconds: float) -> float:
@@ -182,6 +187,7 @@ async def swapped(service: Service, workload: Workload, soaked: Soaked, versions
             measured = await loaded(service.url, workload, soaked.rate, 2.0)
             soaked.swap_errors.update(measured.errors)
             soaked.swap_requests += measured.sent
+            soaked.swap_ms += latencies(measured)
 
     loading = asyncio.create_task(load())
     pool = Connections(service.url, 1)
@@ -221,20 +227,21 @@ def soak(service: Service, workload: Workload, versions: Sequence[str], asked: a
 
 @contextmanager
 def prepared(asked: argparse.Namespace) -> Iterator[tuple[Service, Population, list[str]]]:
-    """A service with every user of the data in its store, two versions of the model, and the users to ask for."""
+    """A service with every user of the data in its store, several versions of the model, and the users to ask for."""
     with tempfile.TemporaryDirectory(prefix="dare-soak-") as made, closing(RedisServer(appendfsync="everysec")) as store:
         folder, version = Path(made), current_version(asked.artifacts)
-        artifacts, other = folder / "artifacts", f"{version}-other"
-        for name in (version, other):
+        artifacts, others = folder / "artifacts", [f"{version}-{place}" for place in range(1, asked.versions)]
+        for place, name in enumerate([version, *others]):
             shutil.copytree(asked.artifacts / version, artifacts / name)
-        rewrite(artifacts / other, "head_b3", np.load(artifacts / other / "head_b3.npy") + np.float32(0.5))
+            if place > 0:
+                rewrite(artifacts / name, "head_b3", np.load(artifacts / name / "head_b3.npy") + np.float32(0.5 * place))
         (artifacts / "CURRENT").write_text(version + "\n")
         with closing(RedisStore(store.url, read_s=30, write_s=30)) as filled:
             load_into(filled, asked.data)
         users = folder / "users"
         users.write_text("\n".join(read_tidy(asked.data).user_id))
         with closing(Service(artifacts, store, folder)) as service:
-            yield service, survey(service.url, asked.users, asked.candidates, users), [other, version]
+            yield service, survey(service.url, asked.users, asked.candidates, users), [*others, version]
 
 
 def report(soaked: Soaked, asked: argparse.Namespace, name: str) -> str:
@@ -243,6 +250,7 @@ def report(soaked: Soaked, asked: argparse.Namespace, name: str) -> str:
     sent, failed = sum(window.sent for window in windows), sum(window.failed for window in windows)
     load = np.mean([window.machine_load for window in windows])
     late = np.median([window.late_p99_ms for window in windows])
+    swap_p50_ms, swap_p99_ms = np.percentile(soaked.swap_ms or [np.nan], [50, 99])
     grown = windows[-1].store_mb - windows[0].store_mb
     user_mb, sequence_mb = (int(value) // 10**6 for value in _CACHES.values())
     return f"""# Soak, {name[:10]}
@@ -260,8 +268,9 @@ answer. Sent late by p99 {late:.1f} ms (median over windows of {asked.window:g} 
 
 {table(windows)}
 
-Then {len(soaked.swap_mb)} model versions activated in turn within {soaked.swap_s:.0f} s under the same load:
-{soaked.swap_requests} requests, {soaked.swap_errors.total()} without a 2xx answer; resident memory {soaked.swap_growth():+.1%} from
+Then {len(soaked.swap_mb)} times one of {asked.versions} model versions activated in turn within {soaked.swap_s:.1f} s under the same load:
+{soaked.swap_requests} requests, {soaked.swap_errors.total()} without a 2xx answer, latency p50 {swap_p50_ms:.1f}, p99 {swap_p99_ms:.1f} ms;
+resident memory {soaked.swap_growth():+.1%} from
 swaps 11-20 to the last ten (at most {MOST_SWAP_GROWTH:.0%}).
 
 {"Missed: " + "; ".join(missed) if missed else "No target missed."}
@@ -284,6 +293,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--warm", type=int, default=60_000, help="requests before that, to fill caches and heap (default %(default)s)")
     made.add_argument("--window", type=float, help="time between looks at the process, s (default: 10, or a 15th of less than 150 s)")
     made.add_argument("--swaps", type=int, default=100, help="model versions activated at the end (default %(default)s)")
+    made.add_argument("--versions", type=int, default=3, help="how many versions take turns, 2 or more (default %(default)s)")
     made.add_argument("--rate", type=rate, help="requests a second, or half of the measured capacity (default: half)")
     made.add_argument("--users", type=int, default=2000, help="users drawn from (default %(default)s)")
     made.add_argument("--candidates", type=int, default=500, help="candidates of a request (default %(default)s)")
