@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kernels.backends import chosen
-from kernels.search import faiss_backend, native_backend, numpy_backend, reference
+from kernels.search import faiss_backend, native_backend, numpy_backend, reference, triton_backend
 from kernels.search.arguments import checked
 from kernels.search.faiss_index import APPROXIMATE, ApproximateBackend
 from kernels.search.keys import F32, I32, ItemBonus, SearchKeys
@@ -19,6 +19,7 @@ _BACKENDS: dict[str, ModuleType] = {
     "native": native_backend,
     "numpy": numpy_backend,
     "faiss": faiss_backend,
+    "triton": triton_backend,
     "reference": reference,
 }
 _NAMED: dict[str, ModuleType | ApproximateBackend] = {**_BACKENDS, **APPROXIMATE}

@@ -106,6 +106,8 @@ class SearchKeys:
         self._end, self._dropped = len(key), 0
         self._prepared: Prepared | None = None
         self._targets = 0
+        self.on_device: object = None
+        """What a backend keeps of these keys on a device of its own; shared, as the prepared form is, with keys appended to these."""
         self._lock = threading.Lock()
 
     @classmethod
@@ -222,6 +224,6 @@ class SearchKeys:
         grown._buffer, grown._end, grown._dropped = buffer, rows.stop, self._dropped + drop
         # Of rows that both share.
         grown._prepared = self._prepared
-        grown._targets = self._targets
+        grown._targets, grown.on_device = self._targets, self.on_device
         grown._lock = threading.Lock()
         return grown

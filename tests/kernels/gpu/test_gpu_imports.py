@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from kernels import gpu
+from kernels.search import triton_backend
 
 ROOT = Path(__file__).parents[3]
 
@@ -20,9 +21,23 @@ def loaded(statement: str) -> list[str]:
     return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT).stdout.split()
 
 
-@pytest.mark.parametrize("statement", ["import kernels", "import kernels.gpu"])
+@pytest.mark.parametrize("statement", ["import kernels", "import kernels.gpu", "import kernels; kernels.search_backends()"])
 def test_neither_torch_nor_triton_is_imported(statement: str) -> None:
     assert loaded(statement) == []
+
+
+def test_the_search_backend_says_whether_it_can_run_without_importing_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "triton" else object())
+    assert triton_backend.can_run() == (False, "triton is not installed (extra: gpu)")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(()))
+    assert triton_backend.can_run() == (False, "there is no NVIDIA device") or Path("/dev/dxg").exists()
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter((Path("/dev/nvidia0"),)))
+    assert triton_backend.can_run() == (True, "Triton on an NVIDIA device")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    able, reason = triton_backend.can_run()
+    assert able and "interpreter" in reason
 
 
 def test_it_says_whether_it_can_run_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
