@@ -103,14 +103,13 @@ def test_keys_that_were_not_searched_for_long_make_room_and_come_back(monkeypatc
     memory = host._Memory(2 * size)
     monkeypatch.setattr(host, "_memory", lambda: memory)
     target = drawn(2, 9)
-    for keys in several:
-        same(target, keys, 5)
-    assert [copied(keys).key is None for keys in several] == [True, False, False]
-    same(target, several[0], 5)
+    for n in (0, 1, 0, 2):
+        same(target, several[n], 5)
     assert [copied(keys).key is None for keys in several] == [False, True, False]
-    forgotten = several.pop()
-    del forgotten, keys
     same(target, several[1], 5)
+    assert [copied(keys).key is None for keys in several] == [True, False, False]
+    several.pop()
+    same(target, several[0], 5)
     assert [copied(keys).key is None for keys in several] == [False, False]
 
 
@@ -119,14 +118,16 @@ def test_larger_than_all_memory_is_searched_all_the_same(monkeypatch: pytest.Mon
     monkeypatch.setattr(host, "_memory", lambda: memory)
     keys = SearchKeys(drawn(50, 1))
     same(drawn(2, 2), keys, 5)
+    first = copied(keys)
     same(drawn(2, 2), keys.append(drawn(3, 3)), 5)
+    assert copied(keys) is first and first.key is not None
 
 
 def test_bad_input_is_named() -> None:
     target, key = drawn(2, 1), drawn(20, 2)
     ask = {"backend": "triton"}
-    for index in ([0, 1, 1, 2], [0, 1, 0, 0], [0, 1, 0, 2]):
-        bonus = ItemBonus(np.array([0, 2, 4], np.int64), np.array(index, np.int32), 1.0)
+    for size, index in ((2, [0, 1, 1, 2]), (2, [0, 1, 0, 0]), (2, [0, 1, 0, 2]), (1, [0, 0, 1, 2])):
+        bonus = ItemBonus(np.array([0, size, 4], np.int64), np.array(index, np.int32), 1.0)
         with pytest.raises(ValueError, match="whole items"):
             search_topk(target, key, 5, bonus=bonus, **ask)
     with pytest.raises(ValueError, match="1e\\+37"):
