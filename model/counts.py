@@ -39,6 +39,32 @@ def counts_baseline(
     if targets is None:
         targets = split_targets(log, config)
     known = training_period_mask(log, config)
+    inputs = _inputs(log, targets, known, longest)
+    progress(1, _STEPS)
+    train, test = np.flatnonzero(targets.split == TRAIN), np.flatnonzero(targets.split == TEST)
+    most = _MAX_TRAIN_ROWS // targets.candidate.shape[1]
+    if len(train) > most:
+        train = np.sort(np.random.default_rng(seed).choice(train, most, replace=False))
+    scaler = StandardScaler()
+    model = LogisticRegression(C=1.0, max_iter=500)
+    fitted = scaler.fit_transform(inputs(train))
+    progress(2, _STEPS)
+    model.fit(fitted, targets.label[train].reshape(-1) > 0.5)
+    progress(3, _STEPS)
+    tested = inputs(test)
+    progress(_STEPS, _STEPS)
+    probability = model.predict_proba(scaler.transform(tested))[:, 1]
+    warm = np.bincount(log.item[known], minlength=len(log.item_id))[targets.candidate[test].reshape(-1)] >= min_item_count
+    who = np.repeat(targets.user[test], targets.candidate.shape[1])
+    label = targets.label[test].reshape(-1)
+    figures = evaluate(label, probability, who, tested[:, 0] == 0, warm)
+    return Outcome(figures, probability.astype(np.float32), label, who)
+
+
+def _inputs(
+    log: InteractionLog, targets: Targets, known: npt.NDArray[np.bool_], longest: int | None
+) -> Callable[[npt.NDArray[np.intp]], npt.NDArray[np.float64]]:
+    """A function from rows of `targets` to the inputs f64 [rows * C, 6]; shares are those of the behaviors `known`."""
     category = np.where(log.item_category >= 0, log.item_category, len(log.category_id)).astype(np.int64)
     user = log.user_of_behavior()
     items = HistoryIndex(user, log.item.astype(np.int64), log.timestamp, log.user_start)
@@ -63,22 +89,4 @@ def counts_baseline(
         ]
         return np.stack([column.astype(np.float64) for column in columns], axis=1)
 
-    progress(1, _STEPS)
-    train, test = np.flatnonzero(targets.split == TRAIN), np.flatnonzero(targets.split == TEST)
-    most = _MAX_TRAIN_ROWS // targets.candidate.shape[1]
-    if len(train) > most:
-        train = np.sort(np.random.default_rng(seed).choice(train, most, replace=False))
-    scaler = StandardScaler()
-    model = LogisticRegression(C=1.0, max_iter=500)
-    fitted = scaler.fit_transform(inputs(train))
-    progress(2, _STEPS)
-    model.fit(fitted, targets.label[train].reshape(-1) > 0.5)
-    progress(3, _STEPS)
-    tested = inputs(test)
-    progress(_STEPS, _STEPS)
-    probability = model.predict_proba(scaler.transform(tested))[:, 1]
-    warm = np.bincount(log.item[known], minlength=len(log.item_id))[targets.candidate[test].reshape(-1)] >= min_item_count
-    who = np.repeat(targets.user[test], targets.candidate.shape[1])
-    label = targets.label[test].reshape(-1)
-    figures = evaluate(label, probability, who, tested[:, 0] == 0, warm)
-    return Outcome(figures, probability.astype(np.float32), label, who)
+    return inputs

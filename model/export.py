@@ -26,6 +26,17 @@ from model.score_graph import score_graph
 from model.stages.registry import scoring_path
 from model.two_stage import TwoStageModel
 
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+def check_served(config: TrainConfig) -> None:
+    """Raises: ValueError, before anything is trained, for what cannot be served: live statistics, or stages that no path computes."""
+    if config.statistics != "frozen":
+        raise ValueError(
+            "a model with live statistics cannot be served: the service keeps no counters of items; train with statistics='frozen'"
+        )
+    scoring_path(config.model)
+
 
 def export(model: TwoStageModel, data: Dataset, config: TrainConfig, metrics: dict[str, Any], artifacts: Path) -> str:
     """Write the trained model as a new version and make it current.
@@ -33,13 +44,37 @@ def export(model: TwoStageModel, data: Dataset, config: TrainConfig, metrics: di
     The version's name is the model's and the first 12 hex digits of a hash over configuration and weights: the same training gives the same
     name.
 
-    Returns: the version. Raises: ValueError when two item ids share a hash; ArtifactError when the version exists.
+    Returns: the version. Raises: ValueError when two item ids share a hash, or as `check_served`; ArtifactError when the version exists.
     """
-    if config.statistics != "frozen":
-        raise ValueError(
-            "a model with live statistics cannot be served: the service keeps no counters of items; train with statistics='frozen'"
-        )
-    log, vocabulary = data.log, data.vocabulary
+    check_served(config)
+    scoring = scoring_path(config.model)
+    arrays = {**_catalogue(data), **_tables(model)}
+    if scoring == "kernels":
+        head, of_head = _head(model)
+        arrays |= of_head
+        graph = "rank.onnx", rank_graph(head, 3 * config.model.repr_width)
+    else:
+        graph = "score.onnx", score_graph(model)
+    version = f"{config.name}-{_digest(config, arrays, None if scoring == 'kernels' else model)[:12]}"
+    if (artifacts / version / "manifest.json").is_file():
+        activate(artifacts, version)
+        return version
+    described = asdict(config)
+    content = {
+        "model": described["model"],
+        "scoring": scoring,
+        "train": described,
+        "feature_names": list(FEATURE_NAMES) if config.model.features else [],
+        "data": data.log.describe(),
+        "as_of": int(data.log.timestamp[training_period_mask(data.log, config.protocol)].max()),
+    }
+    write_artifact(artifacts, version, arrays, content, metrics, graph)
+    return version
+
+
+def _catalogue(data: Dataset) -> Arrays:
+    """What is known of items and categories, in the order of item hashes. Raises: ValueError when two item ids share a hash."""
+    log, vocabulary, taste = data.log, data.vocabulary, data.world.taste
     item_hash = hash_item_ids(log.item_id)
     order = np.argsort(item_hash)
     item_hash = item_hash[order]
@@ -47,63 +82,56 @@ def export(model: TwoStageModel, data: Dataset, config: TrainConfig, metrics: di
     if len(twins):
         pair = (log.item_id[order[twins[0]]], log.item_id[order[twins[0] + 1]])
         raise ValueError(f"item ids {pair[0]!r} and {pair[1]!r} have the same 64-bit hash; rename one")
-    scoring = scoring_path(config.model)
-    last = len(order)  # the row for an item nobody knows
+    unknown = len(order)  # the row for an item nobody knows
     category = np.where(log.item_category >= 0, log.item_category, len(log.category_id))
     category_row = np.ones(len(log.category_id) + 1, dtype=np.int32)
     category_row[category] = vocabulary.category_row
-    taste, popularity = data.world.taste, data.world.popularity.reordered(order)
-    arrays: dict[str, npt.NDArray[Any]] = {
+    popularity = data.world.popularity.reordered(order)
+    texts = [json.dumps({name: column[i] for name, column in log.item_text.items() if column[i]}, ensure_ascii=False) for i in order]
+    item_id, item_id_start = pack_texts([log.item_id[i] for i in order])
+    item_text, item_text_start = pack_texts(texts)
+    return {
         "item_hash": item_hash,
         "item_row": np.append(vocabulary.item_row[order], 1).astype(np.int32),
         "item_category": np.append(category[order], len(log.category_id)).astype(np.int32),
         "category_row": category_row,
-        "item_statistic": data.world.statistic[np.append(order, last)],
+        "item_statistic": data.world.statistic[np.append(order, unknown)],
         "taste_vector": np.concatenate([taste.vector[order], np.zeros((1, taste.vector.shape[1]), np.float32)]),
         "taste_weight": np.append(taste.weight[order], 0).astype(np.float32),
         **{f"popularity_{name}": getattr(popularity, name) for name in ("key", "count", "decayed", "first_day", "total")},
-        **_tables(model),
+        "item_id": item_id,
+        "item_id_start": item_id_start,
+        "item_text": item_text,
+        "item_text_start": item_text_start,
     }
-    if scoring == "kernels":
-        head = fold_head(model.head, 3 * config.model.repr_width, config.model.mass)
-        assert head.center is not None
-        if model.encoding is not None:
-            head = replace(head, bins=FeatureBins(model.encoding.low.numpy().copy(), model.encoding.width.numpy().copy()))
-        arrays |= {f"head_{name}": getattr(head, name) for name in ("center", "w1", "b1", "w2", "b2", "w3")}
-        arrays["head_slope"] = np.array([head.a1, head.a2], dtype=np.float32)
-        arrays["head_b3"] = np.array([head.b3], dtype=np.float32)
-        arrays["same_item_bonus"] = np.array([0.0 if model.score.bonus is None else model.score.bonus.item()], dtype=np.float32)
-        if model.score.category_bonus is not None:
-            arrays["same_category_bonus"] = np.array([model.score.category_bonus.item()], dtype=np.float32)
-        if head.bins is not None:
-            arrays["feature_low"], arrays["feature_width"] = head.bins.low_EB, head.bins.width_EB
-        graph = "rank.onnx", rank_graph(head, 3 * config.model.repr_width)
-    else:
-        graph = "score.onnx", score_graph(model)
-    arrays["item_id"], arrays["item_id_start"] = pack_texts([log.item_id[i] for i in order])
-    texts = [json.dumps({name: column[i] for name, column in log.item_text.items() if column[i]}, ensure_ascii=False) for i in order]
-    arrays["item_text"], arrays["item_text_start"] = pack_texts(texts)
-    described = asdict(config)
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+
+
+def _head(model: TwoStageModel) -> tuple[HeadWeights, Arrays]:
+    """The folded head with its bins, and what the kernels read of it and of the scores."""
+    head = fold_head(model.head, 3 * model.config.repr_width, model.config.mass)
+    assert head.center is not None
+    if model.encoding is not None:
+        head = replace(head, bins=FeatureBins(model.encoding.low.numpy().copy(), model.encoding.width.numpy().copy()))
+    arrays: Arrays = {f"head_{name}": getattr(head, name) for name in ("center", "w1", "b1", "w2", "b2", "w3")}
+    arrays["head_slope"] = np.array([head.a1, head.a2], dtype=np.float32)
+    arrays["head_b3"] = np.array([head.b3], dtype=np.float32)
+    arrays["same_item_bonus"] = np.array([0.0 if model.score.bonus is None else model.score.bonus.item()], dtype=np.float32)
+    if model.score.category_bonus is not None:
+        arrays["same_category_bonus"] = np.array([model.score.category_bonus.item()], dtype=np.float32)
+    if head.bins is not None:
+        arrays["feature_low"], arrays["feature_width"] = head.bins.low_EB, head.bins.width_EB
+    return head, arrays
+
+
+def _digest(config: TrainConfig, arrays: Arrays, model: TwoStageModel | None) -> str:
+    """Hash of configuration and weights, hex; of `model` what is in no array, because a graph holds it."""
+    digest = hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode())
     for name in sorted(arrays):
         digest.update(np.ascontiguousarray(arrays[name]).tobytes())
-    for name, value in sorted(model.state_dict().items()):
-        if scoring == "graph" and not name.startswith("tables."):
+    for name, value in sorted(() if model is None else model.state_dict().items()):
+        if not name.startswith("tables."):
             digest.update(value.numpy().tobytes())
-    version = f"{config.name}-{digest.hexdigest()[:12]}"
-    if not (artifacts / version / "manifest.json").is_file():
-        content = {
-            "model": described["model"],
-            "scoring": scoring,
-            "train": described,
-            "feature_names": list(FEATURE_NAMES) if config.model.features else [],
-            "data": log.describe(),
-            "as_of": int(log.timestamp[training_period_mask(log, config.protocol)].max()),
-        }
-        write_artifact(artifacts, version, arrays, content, metrics, graph)
-    else:
-        activate(artifacts, version)
-    return version
+    return digest.hexdigest()
 
 
 def fold_head(head: TargetAwareHead, width: int, mass: bool) -> HeadWeights:

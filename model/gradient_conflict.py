@@ -17,9 +17,10 @@ from torch import Tensor
 
 from model.batch import UserBatch
 from model.config import TrainConfig
-from model.dataset import Dataset, steps
+from model.dataset import Dataset
+from model.schedule import epoch_steps
 from model.tables import Tables
-from model.train import build
+from model.train import build, optimizer_of, set_rates
 from model.two_stage import TwoStageModel
 
 F32 = npt.NDArray[np.float32]
@@ -84,17 +85,12 @@ def gradient_conflict(config: TrainConfig, data: Dataset, report: Callable[[int,
     model = build(config, data)
     shared = model.attn
     assert isinstance(shared, Tables)
-    known = {id(parameter) for parameter in model.tables.parameters()}
-    other = [parameter for parameter in model.parameters() if id(parameter) not in known]
-    optimizer = torch.optim.Adam(
-        [{"params": list(model.tables.parameters()), "lr": config.embedding_learning_rate}, {"params": other, "lr": config.learning_rate}]
-    )
-    schedule = _schedule(config, data)
+    optimizer = optimizer_of(model, config)
+    schedule = [step for epoch in range(config.epochs) for step in epoch_steps(config, data.train, epoch)]
     fifths = [{name: _Field() for name in FIELDS} for _ in range(5)]
     model.train()
     for step, chunks in enumerate(schedule):
-        for group, rate in zip(optimizer.param_groups, (config.embedding_learning_rate, config.learning_rate), strict=True):
-            group["lr"] = rate * (1 - step / len(schedule))
+        set_rates(optimizer, config, step / len(schedule))
         optimizer.zero_grad()
         label = torch.from_numpy(np.concatenate([data.train.labels(rows) for rows in chunks]))
         parts = split_gradient(model, [data.train.batch(data.log, data.vocabulary, rows) for rows in chunks], label)
@@ -124,14 +120,6 @@ def split_gradient(model: TwoStageModel, batches: list[UserBatch], label_M: Tens
         weight.grad += attention
         parts[name] = (attention, content)
     return parts
-
-
-def _schedule(config: TrainConfig, data: Dataset) -> list[list[npt.NDArray[np.intp]]]:
-    candidates = data.train.targets.candidate.shape[1]
-    rows = max(128, len(data.train.chosen) * candidates // config.least_steps)
-    per_step = max(1, min(config.rows_per_step, rows) // candidates)
-    rngs = (np.random.default_rng([config.seed, epoch]) for epoch in range(config.epochs))
-    return [step for rng in rngs for step in steps(data.train.chunks(config.targets_per_chunk, rng), per_step)]
 
 
 def _summary(fifths: list[dict[str, _Field]]) -> dict[str, Any]:

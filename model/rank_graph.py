@@ -17,26 +17,52 @@ def rank_graph(head: HeadWeights, width: int) -> bytes:
     Inputs: `target_NR` f32 [N, R], `behavior_NKR` f32 [N, K, R] the kept rows, `score_NK` f32, `valid_NK` bool, `extra_NE` f32 [N, E].
     Outputs: `click_probability_N`, `mass_N` f32 [N]. With nothing valid, h = 0 and mass = 0.
     """
-    nodes: list[Any] = []
-    constants: dict[str, Any] = {
-        "zero": np.float32(0),
-        "one": np.float32(1),
-        "lowest": np.float32(-1e30),
-        "axis_1": np.array([1], np.int64),
-        "w1": head.w1,
-        "b1": head.b1,
-        "a1": np.float32(head.a1),
-        "w2": head.w2,
-        "b2": head.b2,
-        "a2": np.float32(head.a2),
-        "w3": head.w3[:, None],
-        "b3": np.float32(head.b3),
-    }
+    graph = _Graph()
+    _interest(graph)
+    _mass(graph)
+    _click_probability(graph, head)
+    extra = head.w1.shape[0] - 3 * width - 1 if head.bins is None else len(head.bins.low_EB)
+    inputs = [
+        _value("target_NR", TensorProto.FLOAT, ["N", width]),
+        _value("behavior_NKR", TensorProto.FLOAT, ["N", "K", width]),
+        _value("score_NK", TensorProto.FLOAT, ["N", "K"]),
+        _value("valid_NK", TensorProto.BOOL, ["N", "K"]),
+        _value("extra_NE", TensorProto.FLOAT, ["N", extra]),
+    ]
+    outputs = [_value("click_probability_N", TensorProto.FLOAT, ["N"]), _value("mass_N", TensorProto.FLOAT, ["N"])]
+    constants = [numpy_helper.from_array(np.asarray(array), name) for name, array in graph.constants.items()]
+    made = helper.make_graph(graph.nodes, "rank", inputs, outputs, constants)
+    built = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9, producer_name="dare-serving")
+    onnx.checker.check_model(built, full_check=True)
+    serialized: bytes = built.SerializeToString()
+    return serialized
 
-    def node(kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        nodes.append(helper.make_node(kind, inputs, [output], **attributes))
+
+class _Graph:
+    """A graph under construction: nodes in order, constants by name."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+        self.constants: dict[str, Any] = {
+            "zero": np.float32(0),
+            "one": np.float32(1),
+            "lowest": np.float32(-1e30),
+            "axis_1": np.array([1], np.int64),
+        }
+
+    def node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        """Adds a node; returns its output's name."""
+        self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
         return output
 
+
+def _value(name: str, kind: int, shape: list[Any]) -> Any:
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def _interest(graph: _Graph) -> None:
+    """Softmax over the kept and the weighted sum: "interest_NR", beside "best", "total_safe" and "any_valid"."""
+    node = graph.node
     node("Where", ["valid_NK", "score_NK", "lowest"], "score")
     node("ReduceMax", ["score"], "best", axes=[1], keepdims=1)
     node("Sub", ["score", "best"], "relative")
@@ -49,7 +75,11 @@ def rank_graph(head: HeadWeights, width: int) -> bytes:
     node("Unsqueeze", ["weight", "axis_1"], "weight_N1K")
     node("MatMul", ["weight_N1K", "behavior_NKR"], "interest_N1R")
     node("Squeeze", ["interest_N1R", "axis_1"], "interest_NR")
-    # log(1 + sum exp(score)) = softplus(best + log total)
+
+
+def _mass(graph: _Graph) -> None:
+    """log(1 + sum exp(score)) = softplus(best + log total): "mass_N1" and "mass_N"."""
+    node = graph.node
     node("Log", ["total_safe"], "log_total")
     node("Add", ["best", "log_total"], "log_sum")
     # softplus(x) = max(x, 0) + log(1 + exp(-|x|)): the operator of that name overflows for large x in some runtimes
@@ -62,6 +92,13 @@ def rank_graph(head: HeadWeights, width: int) -> bytes:
     node("Add", ["positive", "log_one_more"], "mass_all")
     node("Where", ["any_valid", "mass_all", "zero"], "mass_N1")
     node("Squeeze", ["mass_N1", "axis_1"], "mass_N")
+
+
+def _click_probability(graph: _Graph, head: HeadWeights) -> None:
+    """The features [u ; h ; u * h ; mass ; extra ; bins] through the folded head: "click_probability_N"."""
+    node, constants = graph.node, graph.constants
+    constants |= {"w1": head.w1, "b1": head.b1, "a1": np.float32(head.a1), "w2": head.w2, "b2": head.b2, "a2": np.float32(head.a2)}
+    constants |= {"w3": head.w3[:, None], "b3": np.float32(head.b3)}
     node("Mul", ["target_NR", "interest_NR"], "product")
     encoded = []
     if head.bins is not None:
@@ -86,26 +123,3 @@ def rank_graph(head: HeadWeights, width: int) -> bytes:
     node("Add", ["m3", "b3"], "logit")
     node("Sigmoid", ["logit"], "probability_N1")
     node("Squeeze", ["probability_N1", "axis_1"], "click_probability_N")
-
-    extra = head.w1.shape[0] - 3 * width - 1 if head.bins is None else len(head.bins.low_EB)
-
-    def value(name: str, kind: int, shape: list[Any]) -> Any:
-        return helper.make_tensor_value_info(name, kind, shape)
-
-    graph = helper.make_graph(
-        nodes,
-        "rank",
-        [
-            value("target_NR", TensorProto.FLOAT, ["N", width]),
-            value("behavior_NKR", TensorProto.FLOAT, ["N", "K", width]),
-            value("score_NK", TensorProto.FLOAT, ["N", "K"]),
-            value("valid_NK", TensorProto.BOOL, ["N", "K"]),
-            value("extra_NE", TensorProto.FLOAT, ["N", extra]),
-        ],
-        [value("click_probability_N", TensorProto.FLOAT, ["N"]), value("mass_N", TensorProto.FLOAT, ["N"])],
-        [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
-    )
-    built = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9, producer_name="dare-serving")
-    onnx.checker.check_model(built, full_check=True)
-    serialized: bytes = built.SerializeToString()
-    return serialized

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -18,17 +18,17 @@ import torch
 from torch import Tensor
 
 from model.calibration import rescale, scale_and_shift
+from model.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from model.config import TrainConfig
 from model.data.log import InteractionLog
 from model.data_parallel import Chunk, Ranks
-from model.dataset import Dataset, Examples, Vocabulary, steps
+from model.dataset import Dataset, Examples, Vocabulary
 from model.feature_encoding import quantile_bins
 from model.metrics import auc, evaluate
+from model.schedule import Schedule
 from model.two_stage import TwoStageModel
 
 _CHECKPOINT_S = 20.0
-_LEAST_ROWS = 128
-"""Smallest step: BatchNorm estimates mean and variance from the rows of a step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +40,6 @@ class Progress:
     loss: float
     rows_per_s: float
     best_auc: float | None
-
-
-@dataclass(slots=True)
-class _State:
-    step: int = 0
-    best_auc: float | None = None
-    worse: int = 0
-    best: dict[str, Tensor] = field(default_factory=dict)
-    curve: list[dict[str, float]] = field(default_factory=list)
-    finished: bool = False
-
-
-class CheckpointError(ValueError):
-    """A checkpoint belongs to another configuration, other data, or cannot be read."""
 
 
 class DivergedError(ValueError):
@@ -100,49 +86,38 @@ def train(
     is written (a second Ctrl-C does not wait).
     """
     ranks = ranks or Ranks()
-    torch.set_num_threads(config.num_threads)
-    torch.use_deterministic_algorithms(True)
-    # Filling fresh memory is an aid for debugging that costs a tenth of a step; nothing here reads such memory.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    _make_deterministic(config.num_threads)
     model = build(config, data)
     ranks.synchronise(model)
     optimizer = optimizer_of(model, config)
-    state = _State()
+    state = TrainingState()
     fingerprint: dict[str, object] = {"config": asdict(config), "data": data.log.digest(), "targets": data.train.targets.digest()}
     if checkpoint is not None and checkpoint.exists():
-        _load(checkpoint, model, optimizer, state, fingerprint)
+        load_checkpoint(checkpoint, model, optimizer, state, fingerprint)
     ranks.check_same("the data, the configuration and the step to continue from", (fingerprint, state.step, state.best_auc))
-    feature_epochs = config.feature_epochs if config.model.features else 0
-    alone = [step for i in range(feature_epochs) for step in feature_steps(config, data.train, i)]
-    epochs = [epoch_steps(config, data.train, i) for i in range(config.epochs)]
-    schedule = alone + [step for epoch in epochs for step in epoch]
-    total = len(schedule)
-    first = len(alone) + np.cumsum([0, *(len(epoch) for epoch in epochs)])
-    parts = config.evaluations_per_epoch
-    evaluate_at = {int(first[i]) + round(len(epoch) * (j + 1) / parts) for i, epoch in enumerate(epochs) for j in range(parts)}
+    schedule = Schedule.of(config, data.train)
+    total = len(schedule.steps)
     started = saved = time.monotonic()
     rows = 0
     model.train()
     with _Interrupts() as interrupts:
         while state.step < total and not state.finished:
-            chunks = schedule[state.step]
-            if state.step == len(alone):
+            chunks = schedule.steps[state.step]
+            if state.step == schedule.alone:
                 optimizer.state.clear()  # moments of weights that had no gradient until now would make their first steps too long
-            share = max(0, state.step - len(alone)) / (total - len(alone))
-            for group, rate in zip(optimizer.param_groups, (config.embedding_learning_rate, config.learning_rate), strict=True):
-                group["lr"] = rate * (1 - share)
-            take = step if state.step >= len(alone) else feature_step
+            set_rates(optimizer, config, max(0, state.step - schedule.alone) / (total - schedule.alone))
+            take = step if state.step >= schedule.alone else feature_step
             loss = take(model, optimizer, (data.log, data.vocabulary, data.train), chunks, ranks)
             state.step += 1
             if not math.isfinite(loss):
                 raise DivergedError(f"training diverged: the loss is {loss} at step {state.step} of {total}; lower the learning rates")
             rows += sum(len(chunk) for chunk in chunks) * data.train.targets.candidate.shape[1]
-            if state.step in evaluate_at:
+            if state.step in schedule.validate_after:
                 _validate(model, data, config, state, loss, ranks)
             report(Progress(state.step, total, loss, rows / (time.monotonic() - started), state.best_auc))
             interrupted = ranks.any(interrupts.heard)
             if checkpoint is not None and ranks.first and (interrupted or time.monotonic() - saved > _CHECKPOINT_S):
-                _save(checkpoint, model, optimizer, state, fingerprint)
+                save_checkpoint(checkpoint, model, optimizer, state, fingerprint)
                 saved = time.monotonic()
             if interrupted:
                 raise KeyboardInterrupt
@@ -154,16 +129,11 @@ def train(
     return Trained(model, state.curve, seconds, rows / max(seconds, 1e-9))
 
 
-def epoch_steps(config: TrainConfig, examples: Examples, epoch: int) -> list[list[Chunk]]:
-    """The optimiser steps of an epoch, each a list of chunks; their order is drawn from the seed and the epoch."""
-    return list(steps(examples.chunks(config.targets_per_chunk, _epoch_rng(config, epoch)), _targets_per_step(config, examples)))
-
-
-def feature_steps(config: TrainConfig, examples: Examples, epoch: int) -> list[list[Chunk]]:
-    """The optimiser steps of an epoch on features alone, each a list of chunks: rows in an order drawn from the seed and the epoch."""
-    order = np.random.default_rng([config.seed, epoch, 1]).permutation(len(examples.chosen))
-    groups = np.array_split(order, -(-len(order) // config.targets_per_chunk))
-    return list(steps(groups, _targets_per_step(config, examples)))
+def _make_deterministic(num_threads: int) -> None:
+    torch.set_num_threads(num_threads)
+    torch.use_deterministic_algorithms(True)
+    # Filling fresh memory is an aid for debugging that costs a tenth of a step; nothing here reads such memory.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def optimizer_of(model: TwoStageModel, config: TrainConfig) -> torch.optim.Adam:
@@ -174,6 +144,12 @@ def optimizer_of(model: TwoStageModel, config: TrainConfig) -> torch.optim.Adam:
     return torch.optim.Adam(
         [{"params": embedding, "lr": config.embedding_learning_rate}, {"params": other, "lr": config.learning_rate}], fused=False
     )
+
+
+def set_rates(optimizer: torch.optim.Adam, config: TrainConfig, share: float) -> None:
+    """The learning rates where `share` of the steps that let them fall linearly to zero are done."""
+    for group, rate in zip(optimizer.param_groups, (config.embedding_learning_rate, config.learning_rate), strict=True):
+        group["lr"] = rate * (1 - share)
 
 
 def step(
@@ -263,17 +239,7 @@ class _Interrupts:
         self.heard = True
 
 
-def _targets_per_step(config: TrainConfig, examples: Examples) -> int:
-    candidates = examples.targets.candidate.shape[1]
-    rows = max(_LEAST_ROWS, len(examples.chosen) * candidates // config.least_steps)
-    return int(max(1, min(config.rows_per_step, rows) // candidates))
-
-
-def _epoch_rng(config: TrainConfig, epoch: int) -> np.random.Generator:
-    return np.random.default_rng([config.seed, epoch])
-
-
-def _validate(model: TwoStageModel, data: Dataset, config: TrainConfig, state: _State, loss: float, ranks: Ranks) -> None:
+def _validate(model: TwoStageModel, data: Dataset, config: TrainConfig, state: TrainingState, loss: float, ranks: Ranks) -> None:
     def measured() -> float:
         probability = predict(model, data.log, data.vocabulary, data.validation).reshape(-1)
         return auc(data.validation.labels(np.arange(len(data.validation.chosen))), probability)
@@ -296,43 +262,3 @@ def _calibrate(model: TwoStageModel, data: Dataset, ranks: Ranks) -> None:
         fitted = scale_and_shift(np.log(probability / (1 - probability)), label)
     scale, shift = (ranks.from_first(partial(float, value)) for value in fitted)
     rescale(model.head, scale, shift)
-
-
-def _save(path: Path, model: TwoStageModel, optimizer: torch.optim.Adam, state: _State, fingerprint: dict[str, object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    content = {
-        "fingerprint": fingerprint,
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "state": {
-            "step": state.step,
-            "best_auc": state.best_auc,
-            "worse": state.worse,
-            "best": state.best,
-            "curve": state.curve,
-            "finished": state.finished,
-        },
-    }
-    torch.save(content, partial)
-    partial.replace(path)
-
-
-def _load(path: Path, model: TwoStageModel, optimizer: torch.optim.Adam, state: _State, fingerprint: dict[str, object]) -> None:
-    try:
-        content = torch.load(path, weights_only=True)
-    except Exception as error:
-        raise CheckpointError(
-            f"{path}: not a readable checkpoint, delete it (`dare train --fresh` does) to start again: {error}"
-        ) from error
-    if not isinstance(content, dict) or set(content) != {"fingerprint", "model", "optimizer", "state"}:
-        raise CheckpointError(f"{path}: not a checkpoint of a training; delete it (`dare train --fresh` does) to start again")
-    if content["fingerprint"] != fingerprint:
-        raise CheckpointError(
-            f"{path}: the checkpoint is of another configuration or other data, or its targets are others; "
-            "delete it (`dare train --fresh` does) to start again"
-        )
-    model.load_state_dict(content["model"])
-    optimizer.load_state_dict(content["optimizer"])
-    for name, value in content["state"].items():
-        setattr(state, name, value)

@@ -23,7 +23,8 @@ from model.data.protocol import TRAIN, split_targets
 from model.data_parallel import Chunk, Ranks
 from model.dataset import Examples, Vocabulary
 from model.features import FEATURE_NAMES
-from model.train import epoch_steps, optimizer_of, step
+from model.schedule import epoch_steps
+from model.train import optimizer_of, step
 from model.two_stage import TwoStageModel
 from service.bench.plain_training import PlainDare, padded
 

@@ -10,9 +10,8 @@ from model.config import TrainConfig
 from model.data.impressions import impression_targets
 from model.data_parallel import Ranks, joined
 from model.dataset import Dataset, prepare
-from model.export import export
+from model.export import check_served, export
 from model.rivals import rival
-from model.stages.registry import scoring_path
 from model.train import Progress, Trained, evaluate_examples, predict, train
 from service.commands.configuration import changed, preset_config
 from service.commands.data import read
@@ -50,7 +49,7 @@ def train_command(
             raise ValueError(f"--split {split} cannot be joined with --impressions: impressions are split by each user's own behaviors")
         config = replace(config, protocol=replace(config.protocol, split=split))
     config = changed(config, settings)
-    scoring_path(config.model)  # says now, not after the training, what cannot be served
+    check_served(config)
     with joined() as ranks:
         console.quiet = not ranks.first
         trained = train_on(data, out, config, fresh, skip_bad_rows, impressions, ranks)

@@ -15,6 +15,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 import model.train
+from model.checkpoint import CheckpointError
 from model.config import AUXILIARY, ModelConfig, TrainConfig, paper_preset
 from model.data.log import InteractionLog
 from model.data.protocol import ProtocolConfig
@@ -24,16 +25,14 @@ from model.dataset import Dataset, prepare, steps
 from model.evaluate import evaluate_runtime
 from model.metrics import auc
 from model.runtime import ScoringRuntime
+from model.schedule import epoch_rng, epoch_steps, feature_steps
 from model.train import (
-    CheckpointError,
     DivergedError,
     Progress,
     Trained,
     build,
-    epoch_steps,
     evaluate_examples,
     feature_step,
-    feature_steps,
     optimizer_of,
     predict,
     train,
@@ -378,6 +377,6 @@ def test_presets_are_what_they_say() -> None:
 
 
 def test_the_order_of_targets_is_drawn_anew_for_each_seed_and_epoch() -> None:
-    draws = {(seed, epoch): model.train._epoch_rng(replace(CONFIG, seed=seed), epoch).random() for seed in (0, 1) for epoch in (0, 1)}
+    draws = {(seed, epoch): epoch_rng(replace(CONFIG, seed=seed), epoch).random() for seed in (0, 1) for epoch in (0, 1)}
     assert len(set(draws.values())) == 4
-    assert model.train._epoch_rng(CONFIG, 0).random() == draws[CONFIG.seed, 0]
+    assert epoch_rng(CONFIG, 0).random() == draws[CONFIG.seed, 0]

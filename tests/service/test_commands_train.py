@@ -89,6 +89,7 @@ def test_training_refuses_a_preset_it_does_not_know_and_too_little_data(dare: Da
         ("model.kept", "--set must be KEY=JSON"),
         ("data.kept=3", "got 'data.kept=3'"),
         ("model.ages=True", "'True' is not JSON"),
+        ('statistics="live"', "the service keeps no counters of items"),
         ("model.kept=0", "kept must be an integer in 1..1024, got 0"),
         ('model.search={"name": "telepathy"}', "no search stage is called 'telepathy'"),
         ('model.pooling={"name": "din", "options": {"depth": 1}}', "unknown option 'depth'"),
