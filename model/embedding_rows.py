@@ -50,7 +50,8 @@ class EmbeddingRows:
 
     def attn_parts(self, item_row: I32, category_row: I32) -> tuple[F32, F32]:
         """Behaviors' items and categories in attention space, the columns of `attn`: f32 [X, A / 2] each."""
-        return self._attn_item[item_row], self._attn_category[category_row]
+        # Three times as fast as an index in brackets.
+        return self._attn_item.take(item_row, axis=0), self._attn_category.take(category_row, axis=0)
 
     def content(self, item_row: I32, category_row: I32, target: bool = False) -> F32:
         """[item ; category] in representation space: f32 [X, 2 d]."""

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kernels import BehaviorRows, TargetRows, search_backends, search_topk
+from kernels import BehaviorRows, ItemBonus, TargetRows, search_backends, search_topk
 from model.artifact import Artifact
 from model.candidates import Candidates, Ranked
 from model.embedding_rows import EmbeddingRows
 from model.ranker import Ranker
-from model.recency import NUM_AGES, bucket_of_hours, bucket_of_recency, sessions_back
+from model.recency import MAX_LENGTH, NUM_AGES, bucket_of_hours, bucket_of_recency, sessions_back
 from model.tables_layout import UNKNOWN_ROW
 from model.user_state import UserState
 
@@ -43,7 +43,9 @@ class KernelScoring:
         # Artifacts older than an option do not name it.
         self._ages, self._sessions = bool(model["ages"]), bool(model.get("sessions", False))
         self._recency, self._hours = bucket_of_recency(), bucket_of_hours()
-        self._bias_of_recency = None if self._ages or self._sessions else bias_P[self._recency]
+        # From the oldest place of all to the newest: those of a history are its end, and nothing is copied.
+        self._by_place = np.ascontiguousarray(self._recency[:0:-1])
+        self._bias_by_place = bias_P[self._by_place]
         self._bonus = float(artifact.array("same_item_bonus")[0])
         self.of_category = bool(model.get("same_category_bonus", False))
         self._category_bonus = artifact.array("same_category_bonus")[0] if self.of_category else np.float32(0)
@@ -58,13 +60,12 @@ class KernelScoring:
         """Score every candidate; `timestamp` unix seconds of the request."""
         started = time.perf_counter()
         length = state.length
-        back = sessions_back(state.timestamp_L) if self._sessions else slice(length, 0, -1)
-        recency = np.ascontiguousarray(self._recency[back])
+        newest = slice(MAX_LENGTH - length, MAX_LENGTH)
+        recency = self._recency[sessions_back(state.timestamp_L)] if self._sessions else self._by_place[newest]
         if self._ages:
             hours = np.clip((timestamp - state.timestamp_L) // 3600, 0, len(self._hours) - 1)
             recency = recency * np.int32(NUM_AGES) + self._hours[hours]
-        known = self._bias_of_recency
-        bias = self._bias[recency] if known is None else np.ascontiguousarray(known[length:0:-1])
+        bias = self._bias[recency] if self._ages or self._sessions else self._bias_by_place[newest]
         index, score = self._best(state, candidates, bias, num_threads)
         search_ms = (time.perf_counter() - started) * 1e3
         target = TargetRows(self._rows.target_item(candidates.item_row_N), self._rows.target_category(candidates.category_row_N))
@@ -84,7 +85,7 @@ class KernelScoring:
                 min(self._kept, max(state.length, 1)),
                 bias_L=bias_L,
                 category_score_NC=self._of_own_category(candidates.category_row_N[rows]) if self.of_category else None,
-                bonus=state.occurrences.bonus(candidates.item_hash_N[rows], self._bonus) if self._bonus else None,
+                bonus=self._bonus_of(state, candidates, rows),
                 backend=self._search,
                 num_threads=num_threads,
             )
@@ -93,6 +94,11 @@ class KernelScoring:
             return found[0]
         index, score = zip(*found, strict=True)
         return np.concatenate(index), np.concatenate(score)
+
+    def _bonus_of(self, state: UserState, candidates: Candidates, rows: slice) -> ItemBonus | None:
+        if not self._bonus:
+            return None
+        return state.occurrences.bonus(candidates.item_hash_N[rows], candidates.indexed_N[rows], self._bonus)
 
     def _of_own_category(self, category_row_N: I32) -> F32:
         """The bonus of behaviors of each candidate's category: f32 [N, C], 0 elsewhere; the unknown category is nobody's own."""

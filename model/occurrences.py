@@ -65,19 +65,24 @@ class Occurrences:
         start = starts(in_order)
         return self._made(HashIndex(in_order[start[:-1]]), start, position)
 
-    def bonus(self, candidate_hash_N: U64, value: float) -> ItemBonus:
-        """The score bonus of the behaviors of each candidate's own item."""
-        place = lookup_rows(candidate_hash_N, self.index)
-        # -1 reaches the end of the last item: from there to there is nothing.
-        left = self.start[place]
+    def indexed(self, candidate_hash_N: U64) -> I32:
+        """Place of each candidate's item among those of `index`, -1 where it is none of them: i32 [N]."""
+        return lookup_rows(candidate_hash_N, self.index)
+
+    def bonus(self, candidate_hash_N: U64, indexed_N: I32, value: float) -> ItemBonus:
+        """The score bonus of the behaviors of each candidate's own item. Args: `indexed_N` what `indexed` says of the candidates."""
+        # -1 starts and ends where the first item starts.
+        left = self.start.take(indexed_N, mode="clip")
         if len(self.gone_hash):
             left = left + _counted(self.gone_hash, candidate_hash_N)[1]
-        size = np.where(place < 0, 0, self.start[place + 1] - left)
-        newer_left, newer = _counted(self.newer_hash, candidate_hash_N)
-        start, within = _spread(size + newer)
+        wanted = size = self.start.take(indexed_N + np.int32(1)) - left
+        if anything_newer := len(self.newer_hash) > 0:
+            newer_left, newer = _counted(self.newer_hash, candidate_hash_N)
+            wanted = size + newer
+        start, within = _spread(wanted)
         # Of newer behaviors this reads on, into other items; they are written over.
-        index = self.position.take(within + np.repeat(left - start[:-1], size + newer), mode="clip")
-        if newer.any():
+        index = self.position.take(within + np.repeat(left - start[:-1], wanted), mode="clip")
+        if anything_newer and newer.any():
             newer_start, within = _spread(newer)
             at = within + np.repeat(start[:-1] + size - newer_start[:-1], newer)
             index[at] = self.newer_position[within + np.repeat(newer_left - newer_start[:-1], newer)]

@@ -76,9 +76,11 @@ class RecordTable:
     def _made(cls, key: Keys, columns: tuple[F64, ...], index: HashIndex | None) -> RecordTable:
         return cls(key, key[:0], np.zeros(0, np.int32), GrowingRows.of(columns), len(key), 0, index)
 
-    def places(self, key_N: Keys) -> I32:
-        """Row of each key's record [N], int32; -1 where it is absent."""
-        if self.index is not None:
+    def places(self, key_N: Keys, indexed_N: I32 | None = None) -> I32:
+        """Row of each key's record [N], int32; -1 where it is absent. Args: `indexed_N` the keys' rows in `index`, where they are known."""
+        if indexed_N is not None:
+            place = indexed_N
+        elif self.index is not None:
             place = lookup_rows(key_N, self.index)
         elif len(self.key):
             at = np.minimum(np.searchsorted(self.key, key_N), len(self.key) - 1)

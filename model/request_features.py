@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 import kernels
+from model.candidates import Candidates
 from model.catalogue import Catalogue
 from model.features import F32, UserMoment, candidate_features, taste_cosines
 from model.user_state import UserState
@@ -14,15 +15,12 @@ U64 = npt.NDArray[np.uint64]
 I32 = npt.NDArray[np.int32]
 
 
-def request_features(state: UserState, catalogue: Catalogue, candidate_hash_N: U64, place_N: I32, timestamp: int) -> F32:
-    """Features of N candidates of one user.
-
-    Args: `candidate_hash_N` u64 [N] and `place_N` i32 [N], their places in the catalogue; `timestamp` unix seconds of the request.
-    Returns: f32 [N, len(FEATURE_NAMES)].
-    """
+def request_features(state: UserState, catalogue: Catalogue, candidates: Candidates, timestamp: int) -> F32:
+    """Features of N candidates of one user: f32 [N, len(FEATURE_NAMES)]. Args: `timestamp` unix seconds of the request."""
+    hash_N, place_N = candidates.item_hash_N, candidates.place_N
     if not kernels.features_backends()["native"][0]:
-        return numpy_features(state, catalogue, candidate_hash_N, place_N, timestamp)
-    item_N, category_N = state.items.places(candidate_hash_N), state.categories.places(catalogue.category[place_N])
+        return numpy_features(state, catalogue, hash_N, place_N, timestamp)
+    item_N, category_N = state.items.places(hash_N, candidates.indexed_N), state.categories.places(candidates.category_N)
     return kernels.candidate_features(state.facts(catalogue.taste), catalogue.facts, place_N, item_N, category_N, timestamp)
 
 

@@ -100,14 +100,14 @@ class ScoringRuntime:
         """Prepare a user's history, oldest first: u64 [L] and i64 [L]. Only the newest behaviors the model reads are kept."""
         cut = slice(max(0, len(item_hash_L) - self.longest), None)
         item_hash, timestamp = np.ascontiguousarray(item_hash_L[cut]), np.ascontiguousarray(timestamp_L[cut])
-        catalogue, item_row, category_row = self._places(item_hash)
+        catalogue, category, item_row, category_row = self._places(item_hash)
         found = Occurring.of(item_hash)
         occurrences = Occurrences.build(found)
         return UserState(
             rows=GrowingRows.of([item_hash, timestamp, catalogue, item_row, category_row]),
             keys=SearchKeys.joined(self._embedding.attn_parts(item_row, category_row), self._category_of_keys(category_row)),
             items=RecordTable.build(found, timestamp, occurrences.index),
-            categories=RecordTable.build(Occurring.of(self.catalogue.category[catalogue]), timestamp),
+            categories=RecordTable.build(Occurring.of(category), timestamp),
             occurrences=occurrences,
             activity=activity_of(timestamp),
             profile=self.catalogue.taste.profile(catalogue),
@@ -124,11 +124,11 @@ class ScoringRuntime:
             item_hash, timestamp = np.concatenate([state.item_hash_L, item_hash_M]), np.concatenate([state.timestamp_L, timestamp_M])
             return self.prepare(item_hash[drop:], timestamp[drop:])
         item_hash_M = np.ascontiguousarray(item_hash_M)
-        catalogue, item_row, category_row = self._places(item_hash_M)
+        catalogue, category_M, item_row, category_row = self._places(item_hash_M)
         category, taste, before = self.catalogue.category, self.catalogue.taste, state.catalogue_L
         item_hash_L, timestamp_L = state.item_hash_L, state.timestamp_L
         items = state.items.extended(lambda rows: item_hash_L[rows], timestamp_L, item_hash_M, timestamp_M, drop)
-        categories = state.categories.extended(lambda rows: category[before[rows]], timestamp_L, category[catalogue], timestamp_M, drop)
+        categories = state.categories.extended(lambda rows: category[before[rows]], timestamp_L, category_M, timestamp_M, drop)
         occurrences = state.occurrences.extended(item_hash_M, length, item_hash_L[:drop])
         if occurrences.behind >= _BEHIND:
             occurrences = occurrences.rebuilt()
@@ -150,9 +150,10 @@ class ScoringRuntime:
         `num_threads` of the kernels, None for those given to `load`.
         """
         started, threads = time.perf_counter(), self._threads if num_threads is None else num_threads
-        catalogue, item_row, category_row = self._places(candidate_hash_N)
-        candidates = Candidates(candidate_hash_N, item_row, category_row, self._embedding.attn(item_row, category_row, target=True))
-        extra = self._features(state, candidate_hash_N, catalogue, timestamp)
+        place, category, item_row, category_row = self._places(candidate_hash_N)
+        indexed, attn = state.occurrences.indexed(candidate_hash_N), self._embedding.attn(item_row, category_row, target=True)
+        candidates = Candidates(candidate_hash_N, place, category, indexed, item_row, category_row, attn)
+        extra = self._features(state, candidates, timestamp)
         ranked = self._scoring.score(state, candidates, timestamp, extra, threads)
         kept = self._kept(ranked.index_NK, ranked.score_NK, explain) if explain else None
         rank_ms = (time.perf_counter() - started) * 1e3 - ranked.search_ms
@@ -187,17 +188,19 @@ class ScoringRuntime:
             "features": {name: list(why) for name, why in features_backends().items()},
         }
 
-    def _places(self, item_hash: U64) -> tuple[I32, I32, I32]:
-        catalogue = self.catalogue.places(item_hash)
-        return catalogue, self.catalogue.item_row[catalogue], self.catalogue.category_row[self.catalogue.category[catalogue]]
+    def _places(self, item_hash: U64) -> tuple[I32, I32, I32, I32]:
+        """Places in the catalogue, category codes, table rows of items and of categories."""
+        place = self.catalogue.places(item_hash)
+        category = self.catalogue.category[place]
+        return place, category, self.catalogue.item_row[place], self.catalogue.category_row[category]
 
     def _category_of_keys(self, category_row: I32) -> I32 | None:
         return category_row if self._keys_with_categories else None
 
-    def _features(self, state: UserState, candidate_hash: U64, catalogue: I32, timestamp: int) -> F32:
+    def _features(self, state: UserState, candidates: Candidates, timestamp: int) -> F32:
         if not self._model["features"]:
-            return np.zeros((len(candidate_hash), 0), dtype=np.float32)
-        return request_features(state, self.catalogue, candidate_hash, catalogue, timestamp)
+            return np.zeros((len(candidates.place_N), 0), dtype=np.float32)
+        return request_features(state, self.catalogue, candidates, timestamp)
 
     def _kept(self, index_NK: I32, score_NK: F32, explain: int) -> Kept:
         # Search answers best first, so the heaviest weights come first as they are.

@@ -13,14 +13,13 @@ from kernels.checks import array
 F64 = npt.NDArray[np.float64]
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
+I32 = npt.NDArray[np.int32]
 
 DECAYS, PROFILES, STATISTICS = 3, 3, 9
 """Time constants of decayed counts and of popularities, taste profiles of a user, frozen statistics of an item."""
 NUM_FEATURES = 46
 DAY_BITS = 16
 """Days since 1970 in the low bits of a popularity key."""
-ITEMS_PER_START = 4
-"""Items of a block: fewer take more memory, more take longer to search."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +94,15 @@ class ItemFacts:
     popularity_days: F64
     decay_days: F64
     prior: float
-    popularity_start: I64 = field(init=False, repr=False, compare=False)
-    """First key of each block of `ITEMS_PER_START` items, then P."""
+    popularity_start: I32 = field(init=False, repr=False, compare=False)
+    """First key of each item, then P."""
     prepared: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """What a backend keeps of it, by the backend's name."""
 
     def __post_init__(self) -> None:
         rows, days = len(self.statistic), len(self.popularity_key)
+        if days >= 2**31:
+            raise ValueError(f"popularity_key must have fewer than 2^31 keys, got {days}")
         shapes: dict[str, tuple[type[np.generic], tuple[int | None, ...]]] = {
             "statistic": (np.float32, (rows, STATISTICS)),
             "taste": (np.float32, (rows, None)),
@@ -121,8 +122,8 @@ class ItemFacts:
         key = self.popularity_key
         if days and not 0 <= int(key[0]) <= int(key[-1]) < (rows - 1) << DAY_BITS:
             raise ValueError(f"popularity_key must name items in 0..{rows - 2}, got {int(key[0])}..{int(key[-1])}")
-        first = np.arange((rows - 1) // ITEMS_PER_START + 2, dtype=np.int64) * ITEMS_PER_START << DAY_BITS
-        _hold(self, "popularity_start", np.searchsorted(key, first).astype(np.int64))
+        first = np.arange(rows, dtype=np.int64) << DAY_BITS
+        _hold(self, "popularity_start", np.searchsorted(key, first).astype(np.int32))
 
     def __len__(self) -> int:
         return len(self.statistic) - 1

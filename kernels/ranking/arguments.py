@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -110,9 +111,8 @@ class RankArguments:
 
 def finite_where_kept(index_NK: I32, score_NK: F32) -> None:
     """Raises: ValueError naming the first score of a kept behavior that is NaN or infinite. Scores where nothing is kept are never read."""
-    bad = ~np.isfinite(score_NK)
-    if bad.any():
-        bad &= index_NK >= 0
+    if score_NK.size and not (math.isfinite(score_NK.max()) and math.isfinite(score_NK.min())):
+        bad = ~np.isfinite(score_NK) & (index_NK >= 0)
         if bad.any():
             place = tuple(int(i) for i in np.argwhere(bad)[0])
             raise ValueError(f"score_NK must be finite where index_NK is not -1, got {score_NK[place]} at {list(place)}")

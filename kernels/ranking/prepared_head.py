@@ -57,6 +57,8 @@ class PreparedHead:
         self.w2_GF16 = _packed(self.head.w2)
         self.b2_G16 = _packed(self.head.b2[None])
         self.w3_G16 = _packed(self.head.w3[None])
+        self.packed: bytes | None = None
+        """What the native backend keeps of all this."""
 
     @property
     def nbytes(self) -> int:

@@ -81,6 +81,9 @@ struct Block {
     double dot[kProfiles + 1][kBlock];  // with the profiles, and with itself
 };
 
+// Candidates of the block that starts at `first`, which may lie beyond the last.
+INLINE int block_size(const FeaturesCall& c, int64_t first) { return int(std::max<int64_t>(0, std::min<int64_t>(kBlock, c.num_candidates - first))); }
+
 INLINE int64_t known(const FeaturesCall& c, int64_t i) {
     const int64_t place = c.place[i];
     return place >= 0 && place < c.items->size ? place : c.items->size;
@@ -115,31 +118,43 @@ INLINE void relate(const FeaturesCall& c, const Records& records, int64_t place,
     logs[9][j] = age + 0.5;
 }
 
-// Where each candidate of a block was last taken before `today`: its place among the keys, -1 for never. All searches go down together, so
-// that their reads are on their way at the same time.
-INLINE void last_taken(const FeaturesCall& c, const int64_t* item, int64_t today, int size, int64_t* place) {
-    int64_t low[kBlock], left[kBlock], longest = 0;
+// Asks for the rows of `size` candidates from `first` on, and for where each item's days are.
+INLINE void ask_for_rows(const FeaturesCall& c, int64_t first, int size) {
+    const Items& items = *c.items;
     for (int j = 0; j < size; ++j) {
-        const int64_t block = std::min(item[j], c.items->size - 1) / kItemsPerStart;
-        low[j] = item[j] < c.items->size ? c.items->popularity_start[block] : 0;
-        left[j] = item[j] < c.items->size ? c.items->popularity_start[block + 1] - low[j] : 0;
-        longest = std::max(longest, left[j]);
+        const int64_t item = known(c, first + j), record = c.item_place[first + j];
+        const char* statistic = reinterpret_cast<const char*>(items.statistic + item * kStatistics);
+        __builtin_prefetch(statistic);
+        __builtin_prefetch(statistic + kStatistics * sizeof(float) - 1);
+        for (int64_t t = 0; t < items.taste_width; t += 16) __builtin_prefetch(items.taste + item * items.taste_width + t);
+        __builtin_prefetch(items.popularity_start + item);
+        if (record < 0) continue;
+        const Records& records = c.history->item;
+        for (const double* column : {records.count, records.first_s, records.newest_s, records.position}) __builtin_prefetch(column + record);
+        __builtin_prefetch(records.decayed + record * kDecays);
+        __builtin_prefetch(records.decayed + record * kDecays + kDecays - 1);
     }
-    // Keys below low are smaller than what is looked for, those from low + left on are not.
-    for (; longest > 0; longest >>= 1)
-        for (int j = 0; j < size; ++j) {
-            const int64_t half = left[j] >> 1, wanted = (item[j] << 16) + today;
-            const bool below = left[j] > 0 && c.items->popularity_key[low[j] + half] < wanted;
-            low[j] += below ? half + 1 : 0;
-            left[j] = below ? left[j] - half - 1 : half;
-        }
+}
+
+// Asks for the last day of each item, which is the one that a request of now looks for.
+INLINE void ask_for_days(const FeaturesCall& c, int64_t first, int size) {
     for (int j = 0; j < size; ++j) {
-        place[j] = low[j] > 0 && c.items->popularity_key[low[j] - 1] >> 16 == item[j] ? low[j] - 1 : -1;
-        if (place[j] >= 0) {
-            __builtin_prefetch(c.items->popularity_decayed + place[j] * kDecays);
-            __builtin_prefetch(c.items->popularity_count + place[j]);
-        }
+        const int64_t item = known(c, first + j), last = item < c.items->size ? c.items->popularity_start[item + 1] - 1 : -1;
+        if (last < 0) continue;
+        __builtin_prefetch(c.items->popularity_key + last);
+        __builtin_prefetch(c.items->popularity_decayed + last * kDecays);
+        __builtin_prefetch(c.items->popularity_count + last);
     }
+}
+
+// Where an item was last taken before `today`: its place among the keys, -1 for never.
+INLINE int64_t last_taken(const FeaturesCall& c, int64_t item, int64_t today) {
+    if (item >= c.items->size) return -1;
+    const int64_t start = c.items->popularity_start[item], end = c.items->popularity_start[item + 1], *key = c.items->popularity_key;
+    const int64_t wanted = item << 16 | today;
+    if (end > start && key[end - 1] < wanted) return end - 1;
+    const int64_t found = std::lower_bound(key + start, key + end, wanted) - key;
+    return found > start ? found - 1 : -1;
 }
 
 INLINE void popular(const FeaturesCall& c, int64_t place, int64_t today, int j, Block& b) {
@@ -232,49 +247,46 @@ INLINE void write(const FeaturesCall& c, const Request& q, const Block& b, int64
     for (int column = 20; column < kLogs; ++column) *out++ = float(b.logs[column][j]);
 }
 
-#define FEATURES(NAME, TARGET)                                                                                                     \
-    TARGET void NAME(const FeaturesCall& c) {                                                                                      \
-        const Request q = request_of(c);                                                                                           \
-        Block b{};                                                                                                                 \
-        for (int k = 0; k < kLogs; ++k) std::fill_n(b.logs[k], kBlock, 1.0);                                                       \
-        for (int64_t first = 0; first < c.num_candidates; first += kBlock) {                                                       \
-            const int size = int(std::min<int64_t>(kBlock, c.num_candidates - first));                                             \
-            int64_t item[kBlock], taken[kBlock];                                                                                   \
-            for (int j = 0; j < size; ++j) {                                                                                       \
-                item[j] = known(c, first + j);                                                                                     \
-                for (int64_t t = 0; t < c.items->taste_width; t += 16) __builtin_prefetch(c.items->taste + item[j] * c.items->taste_width + t);\
-                __builtin_prefetch(c.items->statistic + item[j] * kStatistics);                                                    \
-                __builtin_prefetch(c.items->statistic + item[j] * kStatistics + kStatistics - 1);                                  \
-            }                                                                                                                      \
-            last_taken(c, item, q.today, size, taken);                                                                             \
-            for (int j = 0; j < size; ++j) {                                                                                       \
-                const float* statistic = c.items->statistic + item[j] * kStatistics;                                               \
-                relate(c, c.history->item, c.item_place[first + j], statistic[c.items->interval_column], 0, j, b);                 \
-                relate(c, c.history->category, c.category_place[first + j], statistic[c.items->category_interval_column], 1, j, b);\
-                taste(c, c.items->taste + item[j] * c.items->taste_width, j, b);                                                   \
-                popular(c, taken[j], q.today, j, b);                                                                               \
-            }                                                                                                                      \
-            for (int k = 0; k < kExps; ++k)                                                                                        \
-                for (int j = 0; j < kBlock; ++j) b.exps[k][j] = exponential(b.exps[k][j]);                                         \
-            for (int r = 0; r < 2; ++r) {                                                                                          \
-                for (int d = 0; d < kDecays; ++d)                                                                                  \
-                    for (int j = 0; j < kBlock; ++j)                                                                               \
-                        b.logs[10 * r + 3 + d][j] = 1 + b.decayed[r][d][j] * b.exps[(kDecays + 1) * r + d][j];                     \
-                for (int j = 0; j < kBlock; ++j) b.logs[10 * r + 9][j] /= b.exps[(kDecays + 1) * r + kDecays][j] - 0.5;            \
-            }                                                                                                                      \
-            for (int d = 0; d < kDecays; ++d)                                                                                      \
-                for (int j = 0; j < kBlock; ++j)                                                                                   \
-                    b.logs[20 + d][j] = (b.popular[d][j] * b.exps[2 * (kDecays + 1) + d][j] + c.items->prior) / q.total[d];        \
-            for (int k = 0; k < kLogs; ++k)                                                                                        \
-                for (int j = 0; j < kBlock; ++j) b.logs[k][j] = logarithm(b.logs[k][j]);                                           \
-            for (int j = 0; j < size; ++j) write(c, q, b, first, j);                                                               \
-        }                                                                                                                          \
+INLINE void features_of(const FeaturesCall& c) {
+    const Request q = request_of(c);
+    Block b{};
+    for (int k = 0; k < kLogs; ++k) std::fill_n(b.logs[k], kBlock, 1.0);
+    for (int64_t first : {0, kBlock}) ask_for_rows(c, first, block_size(c, first));
+    ask_for_days(c, 0, block_size(c, 0));
+    for (int64_t first = 0; first < c.num_candidates; first += kBlock) {
+        const int size = block_size(c, first);
+        ask_for_rows(c, first + 2 * kBlock, block_size(c, first + 2 * kBlock));
+        ask_for_days(c, first + kBlock, block_size(c, first + kBlock));
+        for (int j = 0; j < size; ++j) {
+            const int64_t item = known(c, first + j);
+            const float* statistic = c.items->statistic + item * kStatistics;
+            relate(c, c.history->item, c.item_place[first + j], statistic[c.items->interval_column], 0, j, b);
+            relate(c, c.history->category, c.category_place[first + j], statistic[c.items->category_interval_column], 1, j, b);
+            taste(c, c.items->taste + item * c.items->taste_width, j, b);
+            popular(c, last_taken(c, item, q.today), q.today, j, b);
+        }
+        for (int k = 0; k < kExps; ++k)
+            for (int j = 0; j < kBlock; ++j) b.exps[k][j] = exponential(b.exps[k][j]);
+        for (int r = 0; r < 2; ++r) {
+            const double(*exps)[kBlock] = b.exps + (kDecays + 1) * r;
+            double(*logs)[kBlock] = b.logs + 10 * r;
+            for (int d = 0; d < kDecays; ++d)
+                for (int j = 0; j < kBlock; ++j) logs[3 + d][j] = 1 + b.decayed[r][d][j] * exps[d][j];
+            for (int j = 0; j < kBlock; ++j) logs[9][j] /= exps[kDecays][j] - 0.5;
+        }
+        for (int d = 0; d < kDecays; ++d)
+            for (int j = 0; j < kBlock; ++j)
+                b.logs[20 + d][j] = (b.popular[d][j] * b.exps[2 * (kDecays + 1) + d][j] + c.items->prior) / q.total[d];
+        for (int k = 0; k < kLogs; ++k)
+            for (int j = 0; j < kBlock; ++j) b.logs[k][j] = logarithm(b.logs[k][j]);
+        for (int j = 0; j < size; ++j) write(c, q, b, first, j);
     }
+}
 
-FEATURES(features_portable, )
+void features_portable(const FeaturesCall& c) { features_of(c); }
 #if defined(__x86_64__)
-FEATURES(features_avx2, __attribute__((target("avx2,fma"))))
-FEATURES(features_avx512, __attribute__((target("avx512f,avx512dq,avx512vl"))))
+__attribute__((target("avx2,fma"))) void features_avx2(const FeaturesCall& c) { features_of(c); }
+__attribute__((target("avx512f,avx512dq,avx512vl"))) void features_avx512(const FeaturesCall& c) { features_of(c); }
 #endif
 
 }  // namespace

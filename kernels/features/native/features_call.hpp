@@ -40,7 +40,7 @@ struct Items {
     const int64_t* popularity_key;    // [P] item << 16 | day, ascending
     const float* popularity_count;    // [P]
     const float* popularity_decayed;  // [P, kDecays]
-    const int64_t* popularity_start;  // [I / kItemsPerStart + 2] first key of each block of items, then P
+    const int32_t* popularity_start;  // [I + 1] first key of each item, then P
     const float* popularity_total;    // [num_days, kDecays]
     const double* popularity_days;    // [kDecays]
     const double* decay_days;         // [kDecays]
@@ -60,5 +60,3 @@ struct FeaturesCall {
     double now_s;
     int32_t level;
 };
-
-constexpr int kItemsPerStart = 4;

@@ -59,17 +59,18 @@ void rank_shares(void* context) {
 
 }  // namespace
 
-// Fills call->probability and call->mass. The caller has checked every length and index.
-DARE_EXPORT int dare_rank(const RankCall* call) {
-    if (call->struct_bytes != int64_t(sizeof(RankCall))) return kWrongVersion;
-    const RankLevel level = level_of(call->level);
+// Fills targets->probability and targets->mass. The caller has checked every length and index.
+DARE_EXPORT int dare_rank(const RankHead* head, const RankTargets* targets) {
+    if (targets->struct_bytes != int64_t(sizeof(RankHead) + sizeof(RankTargets))) return kWrongVersion;
+    const RankCall call{*head, *targets};
+    const RankLevel level = level_of(call.level);
     if (level == nullptr) return kNoSuchLevel;
-    if (call->num_targets == 0) return kDone;
+    if (call.num_targets == 0) return kDone;
     Shared shared;
-    shared.call = call;
+    shared.call = &call;
     shared.level = level;
-    const int64_t shares = (call->num_targets + kShare - 1) / kShare;
-    run_with_helpers(rank_shares, &shared, std::min<int64_t>(call->num_threads, shares) - 1);
+    const int64_t shares = (call.num_targets + kShare - 1) / kShare;
+    run_with_helpers(rank_shares, &shared, std::min<int64_t>(call.num_threads, shares) - 1);
     if (shared.no_memory) return kOutOfMemory;
     return kDone;
 }

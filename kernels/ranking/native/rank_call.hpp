@@ -3,17 +3,12 @@
 
 #include <cstdint>
 
-struct RankCall {
-    int64_t struct_bytes;  // sizeof(RankCall) as the caller knows it: refuses a library of another version
-    int64_t num_targets, num_kept, num_extra, num_binned, num_thresholds, num_steps, num_runs;
+// Of a head and its tables: what is the same in every call.
+struct RankHead {
+    int64_t num_extra, num_binned, num_thresholds, num_steps, num_runs;
     int64_t features, hidden1, hidden2;  // inputs and outputs of the first layer, outputs of the second
     int64_t width[3];                    // Ri, Rc, Rp
     const void* table[3];                // item, category, recency; f32, or bf16 where bf16 = 1
-    const int32_t* behavior[3];          // [L] table rows of each behavior
-    const int32_t* target[2];            // [N] item and category rows
-    const int32_t* index;                // [N, K], -1 for none
-    const float* score;                  // [N, K]
-    const float* extra;                  // [N, E]
     const float* center;                 // [1 + E] of mass and extra, taken from them
     // Columns in groups of 16, zeros after the last: w [group][input][16], b [group][16]; all at multiples of 64 bytes.
     const float *w1, *b1, *w2, *b2, *w3;
@@ -21,13 +16,27 @@ struct RankCall {
     // Extra inputs read through bins (num_binned of them, or 0): thresholds [E, T] ascending, infinite after the last, T a multiple of 16; what the
     // first layer gains where an input is at each of a row of points, steps [E, S, hidden1 padded]: below the first threshold, at each, and beyond;
     // and of each bin, which lies between two points, the first and how far the second is, bins [E, S - 1, 2].
-    const float *binned, *thresholds, *steps, *bins;
+    const float *thresholds, *steps, *bins;
     const int64_t* run_end;  // [num_runs] where runs of them end that are often the same for several targets; the first starts at 0
-    float* probability;  // [N] out
-    float* mass;         // [N] out
     float a1, a2, b3;
-    int32_t bf16, level, num_threads;
+    int32_t bf16;
 };
+
+// Of one user's targets.
+struct RankTargets {
+    int64_t struct_bytes;  // sizes of both structs as the caller knows them: refuses a library of another version
+    int64_t num_targets, num_kept;
+    const int32_t* behavior[3];  // [L] table rows of each behavior
+    const int32_t* target[2];    // [N] item and category rows
+    const int32_t* index;        // [N, K], -1 for none
+    const float* score;          // [N, K]
+    const float* extra;          // [N, E]
+    float* probability;          // [N] out
+    float* mass;                 // [N] out
+    int32_t level, num_threads;
+};
+
+struct RankCall : RankHead, RankTargets {};
 
 constexpr int64_t kGroup = 16;
 // Targets are processed in blocks whose features stay in the second-level cache beside a panel of w1.

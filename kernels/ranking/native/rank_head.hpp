@@ -43,7 +43,7 @@ TARGET void add_inputs(const RankCall& c, const float* x, int64_t first, int64_t
 // What of the first layer is looked up: b1, the target's folded category, its binned inputs. [hidden1 padded]. A run's sum is remembered by its values.
 TARGET void fill_base(const RankCall& c, int64_t n, float* memo, const float** row, float* within, float* base) {
     const int64_t hidden = padded(c.hidden1);
-    const float *x = c.binned + n * c.num_binned, *from = c.category_base == nullptr ? c.b1 : c.category_base + c.target[1][n] * hidden;
+    const float *x = c.extra + n * c.num_binned, *from = c.category_base == nullptr ? c.b1 : c.category_base + c.target[1][n] * hidden;
     uint8_t* filled = reinterpret_cast<uint8_t*>(memo);
     memo += c.num_runs * kSlots / 4;
     int64_t first = 0;

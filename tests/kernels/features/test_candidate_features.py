@@ -89,3 +89,5 @@ def test_what_does_not_fit_is_refused_by_name() -> None:
         candidate_features(user, items, place, place, place, NOW, backend="best")
     with pytest.raises(ValueError, match="popularity_key"):
         replace(items, popularity_key=items.popularity_key + (100 << 16))
+    with pytest.raises(ValueError, match=r"popularity_key must have fewer than 2\^31 keys, got 2147483648"):
+        replace(items, popularity_key=np.broadcast_to(np.int64(0), 2**31))

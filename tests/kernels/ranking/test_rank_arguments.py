@@ -59,6 +59,20 @@ def test_wrong_arguments_are_named(problem: Callable[..., dict[str, Any]], chang
         pool_and_score(**given)
 
 
+@pytest.mark.parametrize("size", [5, 60], ids=["few", "many"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_number_that_is_not_finite_is_found_among_any(problem: Callable[..., dict[str, Any]], size: int, bad: float) -> None:
+    given = problem(size, 50, 9, 50, kept=2.0)
+    for name, place in (("extra_NE", (0, 0)), ("extra_NE", (size - 1, 49)), ("score_NK", (0, 0)), ("score_NK", (size - 1, 49))):
+        changed = given[name].copy()
+        changed[place] = bad
+        with pytest.raises(ValueError, match=rf"{name} must be finite.*got {bad} at \[{place[0]}, {place[1]}\]"):
+            pool_and_score(**given | {name: changed})
+        changed[2, 2] = -bad
+        with pytest.raises(ValueError, match=f"{name} must be finite"):
+            pool_and_score(**given | {name: changed})
+
+
 def test_no_recency_row_for_the_target(problem: Callable[..., dict[str, Any]]) -> None:
     given = problem(4, 5, 0, 2)
     given["tables"] = replace(given["tables"], recency=given["tables"].recency[:0])
