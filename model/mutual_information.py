@@ -55,7 +55,7 @@ class MutualInformation:
         in a thousand; n is the number of candidates of category c that have a behavior at distance p: behaviors near one another are
         alike and do not count apart.
 
-        Raises: InformationError without categories, and when training labels are all alike.
+        Raises: InformationError without categories, when training labels are all alike, and when nothing is informative about them.
         """
         if not (log.item_category >= 0).any():
             raise InformationError("no item has a category: the information between categories is not defined for these data")
@@ -70,14 +70,18 @@ class MutualInformation:
         count = _Counts(len(log.category_id))
         for part in _batches(row, (targets.history_end - log.user_start[targets.user])[row] * width):
             count.add(log, targets, part)
-        return cls(*count.information(), len(log.category_id), len(row) * width)
+        key, information = count.information()
+        if len(key) == 0:
+            raise InformationError(
+                f"in {len(row) * width} training candidates no category before a candidate says more about its click than chance would: "
+                "more data are needed, or categories say nothing here"
+            )
+        return cls(key, information, len(log.category_id), len(row) * width)
 
     def of(self, category_N: I64, category_L: I64) -> F64:
         """Information of every behavior (categories oldest first, the last at recency 1) for every target category: f64 [N, L]."""
         distance_L = distance_of(np.arange(len(category_L), 0, -1))
         key = _key(category_N[:, None], category_L[None], distance_L[None], self.categories)
-        if len(self.key) == 0:
-            return np.zeros(key.shape)
         place = np.minimum(np.searchsorted(self.key, key), len(self.key) - 1)
         known = (self.key[place] == key) & (category_N[:, None] >= 0) & (category_L[None] >= 0)
         return np.where(known, self.information[place], 0.0)

@@ -133,7 +133,7 @@ def history_end(log: InteractionLog) -> I64:
 def split_targets(log: InteractionLog, config: ProtocolConfig) -> Targets:
     """Targets of all three splits, deterministic per seed; the test rows do not depend on how many training targets are asked for.
 
-    Raises: ValueError when no user has enough behaviors for a target of some split.
+    Raises: ValueError when some split has no target, with the reason.
     """
     split = split_of_behavior(log, config)
     end = history_end(log)
@@ -146,11 +146,7 @@ def split_targets(log: InteractionLog, config: ProtocolConfig) -> Targets:
         rng = np.random.default_rng([config.seed, which])
         event = np.flatnonzero(usable & (split == which))
         if len(event) == 0:
-            raise ValueError(
-                f"no {('training', 'validation', 'test')[which]} target: it needs {config.first_target} earlier behaviors of its user; "
-                f"the longest of {log.num_users} users has {int(np.diff(log.user_start).max(initial=0))} in all; "
-                "protocol.first_target says how many (`dare train --set protocol.first_target=1`)"
-            )
+            raise ValueError(f"no {('training', 'validation', 'test')[which]} target: {_why_none(log, config, split == which, place)}")
         event = _sample_per_user(event, user[event], per_user, rng)
         parts.append((event, _negatives(log, event, user[event], pool, config, rng)))
     event = np.concatenate([event for event, _ in parts])
@@ -165,6 +161,26 @@ def split_targets(log: InteractionLog, config: ProtocolConfig) -> Targets:
         candidate=candidate,
         label=label,
         split=split[event],
+    )
+
+
+def _why_none(log: InteractionLog, config: ProtocolConfig, of_split: npt.NDArray[np.bool_], place: I64) -> str:
+    users = f"the longest of {log.num_users} users has {int(np.diff(log.user_start).max(initial=0))} in all"
+    late = of_split & (place >= config.first_target)
+    if late.any():
+        return (
+            f"a history ends before its target's session and second, and nothing is left of it for any of {int(late.sum())} behaviors; "
+            "do a user's behaviors all have one session_id or one timestamp?"
+        )
+    if of_split.any() or place.max(initial=0) < config.first_target:
+        hint = "; protocol.first_target says how many (`dare train --set protocol.first_target=1`)" if config.first_target > 1 else ""
+        return f"it needs {max(config.first_target, 1)} earlier behaviors of its user; {users}{hint}"
+    first, second = config.train_share, config.train_share + config.validation_share
+    by_time = config.split == "time"
+    hint = "" if by_time else '; protocol.split "time" (`dare train --split time`) cuts all users at the same moments'
+    return (
+        f"no behavior lies there: of {'all behaviors' if by_time else 'a user'} the first {first:.0%} are for training, those up to "
+        f"{second:.0%} for validation, the rest for the test; {users}{hint}"
     )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +19,7 @@ OPTIONAL = ("category_id", "session_id", "event", "label")
 LAST_TIMESTAMP = 2**32 - 1
 """Latest timestamp, unix seconds: what the behavior store can hold."""
 _REPORTED = 5
+_FINER = pl.lit(" (milliseconds, or finer? seconds are asked for)")
 
 
 class TidyDataError(ValueError):
@@ -32,7 +36,8 @@ def read_tidy(folder: Path, skip_bad_rows: bool = False) -> InteractionLog:
     """
     path = _find(folder, "interactions")
     if path is None:
-        raise TidyDataError(f"{folder}: neither interactions.parquet nor interactions.csv.gz nor interactions.csv is there")
+        hint = "" if folder.is_dir() else "; there is no such folder"
+        raise TidyDataError(f"{folder}: neither interactions.parquet nor interactions.csv.gz nor interactions.csv is there{hint}")
     frame = _read(path, REQUIRED, OPTIONAL)
     frame, skipped = _validated(frame, path, skip_bad_rows)
     if len(frame) == 0:
@@ -55,11 +60,31 @@ def _read(path: Path, required: tuple[str, ...], optional: tuple[str, ...] | Non
         names = lazy.collect_schema().names()
         missing = [name for name in required if name not in names]
         if missing:
-            raise TidyDataError(f"{path}: column {missing[0]!r} is missing; columns are {', '.join(names)}")
+            hint = "; fields are separated by commas" if len(names) == 1 and path.suffix != ".parquet" else ""
+            raise TidyDataError(f"{path}: column {missing[0]!r} is missing; columns are {', '.join(names)}{hint}")
         wanted = names if optional is None else [name for name in (*required, *optional) if name in names]
         return lazy.select(wanted).collect(engine="streaming")
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise TidyDataError(f"{path}: cannot be read: {error}") from error
+        raise TidyDataError(f"{path}: cannot be read: {_line_at_fault(path) or error}") from error
+
+
+def _line_at_fault(path: Path) -> str | None:
+    """The first row of a CSV file that is no UTF-8 or has too many fields: the reader that stopped there does not say which."""
+    if path.suffix == ".parquet":
+        return None
+    row = 0
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig", newline="") as text:
+            lines = csv.reader(text)
+            header = next(lines)
+            for row, fields in enumerate(lines, 1):
+                if len(fields) > len(header):
+                    return f"row {row} has {len(fields)} fields, the header {len(header)}"
+    except UnicodeDecodeError as error:
+        return f"not UTF-8, at row {row + 1} or soon after it: {error.reason}"
+    except (StopIteration, OSError, EOFError, zlib.error, csv.Error):
+        return None
+    return None
 
 
 def _id_reason(name: str) -> pl.Expr:
@@ -98,7 +123,7 @@ def _timestamp_reason() -> pl.Expr:
         .when(number.is_null() | ~number.is_finite() | (number != number.floor()))
         .then(pl.lit("timestamp is not a whole number of unix seconds: ") + raw)
         .when((number < 0) | (number > LAST_TIMESTAMP))
-        .then(pl.lit(f"timestamp is outside 0..{LAST_TIMESTAMP}: ") + raw)
+        .then(pl.lit(f"timestamp is outside 0..{LAST_TIMESTAMP}: ") + raw + pl.when(number.abs() > 1e11).then(_FINER).otherwise(pl.lit("")))
     )
 
 
@@ -106,7 +131,7 @@ def _validated(frame: pl.DataFrame, path: Path, skip: bool) -> tuple[pl.DataFram
     _check_kinds(frame.schema, path)
     kind = frame.schema["timestamp"]
     if not (kind.is_numeric() or kind in (pl.String, pl.Null)):
-        raise TidyDataError(f"{path}: column 'timestamp' holds {kind}; it must hold unix seconds")
+        raise TidyDataError(f"{path}: column 'timestamp' holds {kind}; it must hold unix seconds, as whole numbers")
     reasons = [_id_reason("user_id"), _id_reason("item_id"), _timestamp_reason()]
     if "label" in frame.columns:
         label = pl.col("label").cast(pl.String)

@@ -207,6 +207,26 @@ def test_too_little_data_is_a_plain_sentence() -> None:
 
 
 @pytest.mark.parametrize(
+    ("history", "reason"),
+    [
+        ([(i, 7, i) for i in range(90)], "nothing is left of it for any of 13 behaviors; do a user's behaviors all have one session_id"),
+        ([(i, 10 * i, 0) for i in range(90)], "nothing is left of it for any of 13 behaviors"),
+        ([(i, 10 * i, i) for i in range(51)], "no training target: it needs 50 earlier behaviors"),
+    ],
+    ids=["one second", "one session", "one too few"],
+)
+def test_why_there_is_no_target_is_said(history: list[tuple[int, int, int]], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        split_targets(small_log([history]), ProtocolConfig())
+
+
+def test_three_behaviors_of_a_user_leave_none_to_validate_on() -> None:
+    log = small_log([[(i, 10 * i + user, i) for i in range(3)] for user in range(50)])
+    with pytest.raises(ValueError, match=r"no validation target: no behavior lies there: of a user the first 70% .*--split time"):
+        split_targets(log, ProtocolConfig(first_target=1))
+
+
+@pytest.mark.parametrize(
     ("change", "named"),
     [
         ({"negative_rule": "uniform"}, "'uniform'"),
@@ -263,7 +283,7 @@ def test_any_log_keeps_the_rules(histories: list[list[tuple[int, int, bool]]], f
     config = ProtocolConfig(seed=seed, first_target=first, train_targets=2, validation_targets=2, test_targets=2)
     usable = [place(log, np.array([e]))[0] >= first and ends[e] > log.user_start[log.user_of_behavior()[e]] for e in range(len(ends))]
     if len({*split_of_behavior(log, config)[usable].tolist()}) < 3:
-        with pytest.raises(ValueError, match="target: it needs"):
+        with pytest.raises(ValueError, match=r"target: (it needs|a history ends before|no behavior lies there)"):
             split_targets(log, config)
         return
     targets = split_targets(log, config)

@@ -187,9 +187,14 @@ def test_times_as_dates_are_refused(tmp_path: Path) -> None:
         ("interactions.csv", b"", "cannot be read"),
         ("interactions.csv", b"user_id,item_id,timestamp\n", "no usable row"),
         ("interactions.csv.gz", gzip.compress(b"user_id,item_id,timestamp\na,x,1\n" * 999, mtime=0)[:60], "cannot be read"),
-        ("interactions.csv", b"user_id,item_id,timestamp\na,\xff\xfe,1\n", "cannot be read"),
-        ("interactions.csv", b"user_id,item_id,timestamp\na,x,1,2,3\n", "cannot be read"),
+        ("interactions.csv", b"user_id,item_id,timestamp\na,\xff\xfe,1\n", "cannot be read: not UTF-8, at row 1 or"),
+        ("interactions.csv", b"user_id,item_id,timestamp\na,x,1\na,x,1,2,3\n", "cannot be read: row 2 has 5 fields, the header 3"),
         ("interactions.csv", b"\n\n\n", "cannot be read"),
+        (
+            "interactions.csv",
+            b"user_id;item_id;timestamp\na;x;1\n",
+            "timestamp; fields are separated by commas",
+        ),
     ],
 )
 def test_a_damaged_file_is_refused_by_name(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
