@@ -16,7 +16,7 @@ from model.counts import counts_baseline
 from model.data.log import InteractionLog
 from model.data.protocol import Targets
 from model.dataset import Dataset, prepare
-from model.export import export
+from model.export import check_served, export
 from model.gbdt import gbdt_baseline
 from model.outcome import Outcome
 from model.train import Progress, evaluate_examples, predict, train
@@ -42,8 +42,8 @@ class Study:
     leaves a checkpoint and resumes from it. Cells that follow one another share a data set where their configurations allow.
 
     Args: `report` is called with what is being done, and the training's progress while it trains; `targets` makes the targets of a
-    configuration (None: the protocol draws them); `artifacts` where trained models are exported to, their `version` among the figures;
-    `judge` figures that are added, of an exported version.
+    configuration (None: the protocol draws them); `artifacts` where models of frozen statistics are exported to, their `version` among the
+    figures; `judge` figures that are added, of an exported version.
     """
 
     def __init__(
@@ -59,13 +59,25 @@ class Study:
         self._digest = log.digest()
         self._prepared: tuple[TrainConfig, Dataset] | None = None
 
+    def check(self, cell: Cell) -> dict[str, Any] | None:
+        """What the cell's file says, where it is finished: known before hours are spent on others.
+
+        Raises: ValueError when a file of this name is of another configuration or other data, or the model cannot be exported as asked.
+        """
+        if self._exported_to(cell) is not None:
+            check_served(cell.config)
+        path = self._folder / f"{cell.name}.json"
+        if not path.exists() or not path.with_suffix(".npz").exists():
+            return None
+        known: dict[str, Any] = json.loads(path.read_text())
+        self._check(path, cell, known["identity"])
+        return known
+
     def run(self, cell: Cell) -> Outcome:
-        """The cell's figures and probabilities. Raises: ValueError when a file of this name is of another configuration or other data."""
+        """The cell's figures and probabilities. Raises: as `check`."""
         self._folder.mkdir(parents=True, exist_ok=True)
         path, rows, checkpoint = (self._folder / f"{cell.name}.{suffix}" for suffix in ("json", "npz", "checkpoint"))
-        if path.exists() and rows.exists():
-            known = json.loads(path.read_text())
-            self._check(path, cell, known["identity"])
+        if (known := self.check(cell)) is not None:
             with np.load(rows, allow_pickle=False) as content:
                 return Outcome(known["figures"], content["probability"], content["label"], content["user"])
         done = self._baseline(cell) if cell.kind != "two_stage" else self._trained(cell, checkpoint)
@@ -90,6 +102,10 @@ class Study:
             if there.get(name) != here.get(name):
                 differs = f"{name} is {there.get(name)!r} there, {here.get(name)!r} here"
                 raise ValueError(f"{path} is of another configuration or other data ({differs}); give another --out, or delete it")
+
+    def _exported_to(self, cell: Cell) -> Path | None:
+        """Where the cell's model goes: a baseline has no artifact, and none holds statistics that live on."""
+        return self._artifacts if cell.kind == "two_stage" and cell.config.statistics == "frozen" else None
 
     def _identity(self, cell: Cell) -> dict[str, Any]:
         return {
@@ -134,8 +150,8 @@ class Study:
             "test_s": round(time.monotonic() - before, 1),
             "rows_per_s": round(trained.rows_per_s),
         }
-        if self._artifacts is not None:
-            figures["version"] = export(trained.model, dataset, cell.config, {"test": figures}, self._artifacts)
+        if (artifacts := self._exported_to(cell)) is not None:
+            figures["version"] = export(trained.model, dataset, cell.config, {"test": figures}, artifacts)
             if self._judge is not None:
                 self._report(f"{cell.name}: judging", None)
                 figures |= self._judge(cell.config, figures["version"])

@@ -47,7 +47,7 @@ class StageConfig(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a stage declares, checked when a model is built.
+    """What a stage declares, checked before a model is trained to be served (`scoring_path`).
 
     `fused` the compiled kernels compute it; `exports` the portable graph can hold it; `set_free` a candidate's score does not depend on the
     other candidates. `reason` why it cannot be exported.

@@ -28,7 +28,7 @@ def run_cells(
     artifacts: Path | None = None,
     judge: Judge | None = None,
 ) -> dict[str, Outcome]:
-    """Every cell's result by name; finished ones are read from `folder`. The rest as in `Study`."""
+    """Every cell's result by name; finished ones are read from `folder`. The rest as in `Study`; what it refuses it refuses first."""
     finished = {}
     cells = list(cells)
     with progress_bar() as bar:
@@ -42,6 +42,8 @@ def run_cells(
                 bar.update(task, description=text, completed=progress.step, total=progress.total, note=f"{progress.rows_per_s:,.0f} rows/s")
 
         study = Study(log, folder, report, targets, artifacts, judge)
+        for cell in cells:
+            study.check(cell)
         for cell in cells:
             finished[cell.name] = study.run(cell)
             bar.advance(whole)

@@ -67,6 +67,12 @@ def test_where_relevance_is_known_models_are_judged_by_it(dare: Dare, tmp_path: 
     assert all(0 < value < 1 for value in recall.values())
     cell = json.loads((tmp_path / "cells/plain-seed0.json").read_text())
     assert cell["identity"]["config"]["epochs"] == 1 and (tmp_path / "artifacts" / cell["figures"]["version"]).is_dir()
+    ran = dare("study", "rivals", "--data", data, "--out", tmp_path, "--group", "live", "--set", "epochs=1", "--json")
+    assert ran.code == 0, "counters that live on are no part of an artifact, so that these are not judged" + ran.err
+    assert {line["recall"] for lines in ran.json["tables"].values() for line in lines} == {"-"}
+    unserved = ("--model", "dare", "--model", "din", "--group", "published", "--seeds", 1, "--impressions", "--set", "model.ages=true")
+    refused(dare("study", "rivals", "--data", data, "--out", tmp_path, *unserved), "ages are served with exact search")
+    assert not (tmp_path / "cells/dare-seed0.json").exists(), "said before the first is trained"
 
 
 def test_lengths_are_compared_seed_by_seed(dare: Dare, folder: Path, tmp_path: Path) -> None:
