@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kernels.backends import chosen
-from kernels.checks import array
+from kernels.checks import array, at_least
 from kernels.lookup import native_backend, reference
 from kernels.lookup.hash_index import U64, HashIndex
 
@@ -22,7 +22,7 @@ def lookup_backends() -> dict[str, tuple[bool, str]]:
     return {name: backend.can_run() for name, backend in _BACKENDS.items()}
 
 
-def lookup_rows(hash_M: U64, sorted_hash_V: U64 | HashIndex, *, backend: str = "auto") -> npt.NDArray[np.int32]:
+def lookup_rows(hash_M: U64, sorted_hash_V: U64 | HashIndex, *, backend: str = "auto", num_threads: int = 1) -> npt.NDArray[np.int32]:
     """Position of each hash in the sorted array: int32 [M], -1 when absent.
 
     Args: `sorted_hash_V` u64 [V], ascending without duplicates (not checked here), or prepared as a `HashIndex`, which the native backend
@@ -31,5 +31,7 @@ def lookup_rows(hash_M: U64, sorted_hash_V: U64 | HashIndex, *, backend: str = "
     """
     wanted = array("hash_M", hash_M, np.uint64, (None,))
     known = sorted_hash_V if isinstance(sorted_hash_V, HashIndex) else array("sorted_hash_V", sorted_hash_V, np.uint64, (None,))
-    found: npt.NDArray[np.int32] = chosen("look-up", _BACKENDS, backend, known).lookup(wanted, known)
+    found: npt.NDArray[np.int32] = chosen("look-up", _BACKENDS, backend, known).lookup(
+        wanted, known, at_least("num_threads", num_threads, 1)
+    )
     return found

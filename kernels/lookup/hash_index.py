@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import numpy.typing as npt
 
 from kernels.checks import array
+from kernels.native_library import address
 
 U64 = npt.NDArray[np.uint64]
-_HASHES_PER_BUCKET = 12
-"""At least this many on average, and less than twice as many: more and the guess within a bucket misses its two cache lines, fewer and the
-bucket starts leave the cache (measured at 10 million: 19 hashes a bucket 0.94 ms, 38 1.08, 10 1.5)."""
+BUCKETS = 59
+"""Buckets of a stretch: a cache line holds its first row and a byte for each."""
+_HASHES_PER_BUCKET = 5
+"""At least this many on average, and less than twice as many: see README.md."""
+_PLACES = np.arange(BUCKETS + 1, dtype=np.int64)
+_FEW_BITS = 8
+_LINE = 64
 
 
 class HashIndex:
-    """V hashes, ascending, with the first row of each bucket of hashes that share their leading bits.
+    """V hashes, ascending, with a line of 64 bytes for every 295 to 590 of them that says where each is, within a few rows.
 
     Args: `sorted_hash_V` u64 [V], V < 2^31; kept, not copied; it may be memory-mapped.
     Raises: ValueError for another dtype or shape, too many rows, or the first place where the hashes do not ascend.
@@ -28,11 +35,11 @@ class HashIndex:
         if len(falls):
             place = int(falls[0])
             raise ValueError(f"sorted_hash_V must ascend, got {int(known[place])} before {int(known[place + 1])} at {place}")
-        bits = max(1, (len(known) // _HASHES_PER_BUCKET).bit_length() - 1)
+        bits = max(1, (len(known) // (BUCKETS * _HASHES_PER_BUCKET)).bit_length() - 1)
         self.shift = 64 - bits
-        first = np.arange(2**bits, dtype=np.uint64) << np.uint64(self.shift)
-        self.bucket_start_B1: npt.NDArray[np.int32] = np.append(np.searchsorted(known, first), len(known)).astype(np.int32)
-        """First row of each of the 2^(64 - shift) buckets, then V."""
+        self.rows_a_stretch = round(len(known) / 2**bits)
+        self.stretch = _stretches(known, bits, self.rows_a_stretch)
+        """u8 [2^bits + 1, 64], `Stretch` of native/lookup_call.hpp, from the start of a cache line on."""
         self.sorted_hash_V: U64 = known
 
     def __len__(self) -> int:
@@ -40,5 +47,30 @@ class HashIndex:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the bucket starts, held beside the hashes."""
-        return self.bucket_start_B1.nbytes
+        """Bytes held beside the hashes."""
+        return self.stretch.nbytes
+
+
+@functools.lru_cache(maxsize=8)
+def _bounds(bits: int) -> U64:
+    """The first hash that could be in each bucket of 2^bits stretches: u64 [S, B]."""
+    width = 1 << (64 - bits)
+    bucket_B = np.array([width * b // BUCKETS for b in range(BUCKETS)], dtype=np.uint64)
+    return np.arange(2**bits, dtype=np.uint64)[:, None] * np.uint64(width) + bucket_B
+
+
+def _stretches(known: U64, bits: int, rows_a_stretch: int) -> npt.NDArray[np.uint8]:
+    bound_SB = _bounds(bits) if bits <= _FEW_BITS else _bounds.__wrapped__(bits)
+    start_SB1 = np.empty((2**bits, BUCKETS + 1), dtype=np.int32)
+    start_SB1[:, :-1] = np.searchsorted(known, bound_SB)
+    start_SB1[:-1, -1] = start_SB1[1:, 0]
+    start_SB1[-1, -1] = len(known)
+    memory = np.empty(_LINE * (2**bits + 2), dtype=np.uint8)
+    begin = -address(memory) % _LINE
+    made = memory[begin : begin + _LINE * (2**bits + 1)].reshape(-1, _LINE)
+    first_S1 = made.view(np.int32)[:, 0]
+    first_S1[:-1], first_S1[-1] = start_SB1[:, 0], len(known)
+    drift_SB1 = start_SB1 - start_SB1[:, :1] - (_PLACES * rows_a_stretch // BUCKETS).astype(np.int32)
+    # What a byte cannot say makes a bad guess, never a wrong answer.
+    made[:-1, 4:] = np.minimum(np.maximum(drift_SB1, -128), 127).astype(np.int8).view(np.uint8)
+    return made

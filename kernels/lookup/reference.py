@@ -13,8 +13,8 @@ def can_run(known: U64 | HashIndex | None = None) -> tuple[bool, str]:
     return True, "NumPy's binary search"
 
 
-def lookup(wanted: U64, known: U64 | HashIndex) -> npt.NDArray[np.int32]:
-    """See `kernels.lookup_rows`."""
+def lookup(wanted: U64, known: U64 | HashIndex, num_threads: int) -> npt.NDArray[np.int32]:
+    """See `kernels.lookup_rows`; one thread."""
     sorted_hash = known.sorted_hash_V if isinstance(known, HashIndex) else known
     if len(sorted_hash) == 0:
         return np.full(len(wanted), -1, dtype=np.int32)

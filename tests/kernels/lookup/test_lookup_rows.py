@@ -39,7 +39,7 @@ def spread(kind: str, size: int) -> npt.NDArray[np.uint64]:
 
 
 @pytest.mark.parametrize("kind", ["even", "one bucket", "crowds", "the ends", "powers"])
-@pytest.mark.parametrize("size", [0, 1, 2, 15, 16, 17, 64, 1000, 100_003])
+@pytest.mark.parametrize("size", [0, 1, 2, 7, 8, 9, 17, 64, 590, 1000, 100_003])
 def test_finds_what_is_there_and_nothing_else(backend: str, kind: str, size: int) -> None:
     rng = np.random.default_rng(size)
     table = spread(kind, size)
@@ -53,19 +53,24 @@ def test_finds_what_is_there_and_nothing_else(backend: str, kind: str, size: int
     assert found.tolist() == [place.get(int(value), -1) for value in wanted]
 
 
-@pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 129])
+@pytest.mark.parametrize("count", [0, 1, 31, 32, 49, 1023, 1024, 1025, 3000])
 def test_any_number_is_looked_up(backend: str, count: int) -> None:
-    table = spread("even", 1000)
+    table = spread("even", 3000)
     assert lookup_rows(table[:count], HashIndex(table), backend=backend).tolist() == list(range(count))
 
 
 def test_hashes_at_any_address(backend: str) -> None:
-    """The window is two whole cache lines; where the first of them begins depends on the array's address."""
+    """A look-up reads a whole cache line; where the first of them begins depends on the array's address."""
     room = np.empty(1100, np.uint64)
     for shift in range(8):
         table = room[shift : shift + 1000]
         table[:] = spread("even", 1000)
         assert lookup_rows(table, HashIndex(table), backend=backend).tolist() == list(range(1000))
+
+
+def test_threads_share_the_work(backend: str) -> None:
+    table = spread("even", 100_003)
+    assert lookup_rows(table[:50_000], HashIndex(table), backend=backend, num_threads=3).tolist() == list(range(50_000))
 
 
 def test_a_bare_array_needs_no_preparation() -> None:
@@ -88,5 +93,7 @@ def test_wrong_arguments_are_named() -> None:
         HashIndex(np.array([3, 7, 7, 9], np.uint64))
     with pytest.raises(ValueError, match=r"sorted_hash_V must have shape \[any\], got \[2, 2\]"):
         HashIndex(np.zeros((2, 2), np.uint64))
+    with pytest.raises(ValueError, match="num_threads must be an integer of at least 1, got 0"):
+        lookup_rows(table, table, num_threads=0)
     with pytest.raises(ValueError, match="backend must be auto or one of native, reference, got 'gpu'"):
         lookup_rows(table, table, backend="gpu")

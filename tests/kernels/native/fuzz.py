@@ -76,11 +76,12 @@ def fuzz_features(rng: Random) -> None:
 def fuzz_lookup(rng: Random) -> None:
     wide = np.uint64(rng.integers(1, 2**62)) if rng.random() < 0.3 else np.uint64(2**64 - 1)
     table = np.unique(rng.integers(0, wide, size(rng, 3000), dtype=np.uint64, endpoint=True))
-    wanted = rng.integers(0, wide, size(rng, 500), dtype=np.uint64, endpoint=True)
+    wanted = rng.integers(0, wide, size(rng, 1500), dtype=np.uint64, endpoint=True)
     if len(table):
-        wanted = np.concatenate([wanted, rng.choice(table, size(rng, 500))])
-    index = HashIndex(table)
-    np.testing.assert_array_equal(lookup_rows(wanted, index, backend="native"), lookup_rows(wanted, index, backend="reference"))
+        wanted = np.concatenate([wanted, rng.choice(table, size(rng, 1500 if rng.random() < 0.8 else 30_000))])
+    index, threads = HashIndex(table), int(rng.integers(1, 4))
+    found = lookup_rows(wanted, index, backend="native", num_threads=threads)
+    np.testing.assert_array_equal(found, lookup_rows(wanted, index, backend="reference"))
 
 
 def feature_bins(rng: Random, extra: int) -> FeatureBins:

@@ -3,16 +3,14 @@
 #include <pthread.h>
 #endif
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
-#include <cstdlib>
 #include <deque>
 #include <mutex>
-#include <new>
 #include <system_error>
 #include <thread>
 
-#include "search_call.hpp"
 #include "thread_pool.hpp"
 
 namespace {
@@ -106,32 +104,4 @@ void run_with_helpers(void (*work)(void*), void* context, int64_t helpers) {
     Job job{work, context, helpers, 0};
     if (helpers <= 0) work(context);
     else the_pool().run(job);
-}
-
-void run_shared(void (*search)(const SearchPlan&), const SearchPlan& plan, int64_t helpers) {
-    struct Task {
-        void (*search)(const SearchPlan&);
-        const SearchPlan* plan;
-    } task{search, &plan};
-    const auto work = [](void* context) {
-        const Task& one = *static_cast<const Task*>(context);
-        try {
-            one.search(*one.plan);
-        } catch (const std::bad_alloc&) {
-            one.plan->no_memory->store(true);
-        }
-    };
-    run_with_helpers(work, &task, helpers);
-}
-
-Arena::~Arena() { std::free(data); }
-
-void Arena::reserve(size_t bytes) {
-    if (bytes <= size) return;
-    std::free(data);
-    size = 0;
-    const size_t wanted = (bytes + bytes / 4 + 4095) / 4096 * 4096;
-    data = static_cast<char*>(std::aligned_alloc(4096, wanted));
-    if (data == nullptr) throw std::bad_alloc();
-    size = wanted;
 }
