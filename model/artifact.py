@@ -18,6 +18,7 @@ SCHEMA_VERSION = 3
 _READABLE = (2, SCHEMA_VERSION)
 """Schema 2 has no `head_center`: the means of what the head reads are all in `head_b1`."""
 _ALWAYS_THERE = ("config.json", "metrics.json")
+_AT_A_TIME = 2**22
 _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_.")
 
 
@@ -93,14 +94,30 @@ def versions(artifacts: Path) -> list[str]:
     return [path.name for path in sorted(found, key=lambda path: (path.stat().st_mtime, path.name))]
 
 
+def fingerprint(artifacts: Path, version: str) -> str:
+    """What changes whenever a file of the version is written, replaced, added or taken away: each one's name, inode, size and times.
+
+    The time of the last change of an inode cannot be set, so a file that was altered under its old times shows too.
+    Raises: ArtifactError when the version cannot be looked at.
+    """
+    _check_name(version)
+    try:
+        found = [(entry.name, entry.stat()) for entry in sorted(os.scandir(artifacts / version), key=lambda entry: entry.name)]
+    except OSError as error:
+        raise ArtifactError(f"{artifacts / version}: {error.strerror}") from error
+    return "\n".join(f"{name!a} {stat.st_ino} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}" for name, stat in found)
+
+
 class Artifact:
     """A verified version, its arrays memory-mapped read-only.
 
-    Args: `artifacts` the directory that holds versions; `version` its name, None for `CURRENT`.
-    Raises: ArtifactError naming the file that is missing, altered, not finite, or of another schema.
+    Args: `artifacts` the directory that holds versions; `version` its name, None for `CURRENT`; `verified` the version's `fingerprint`
+    before all of it was verified (`model/verification.py`): its files are not read again for that.
+    Raises: ArtifactError naming the file that is missing, altered, not finite, or of another schema, and for files that are not those that
+    were verified.
     """
 
-    def __init__(self, artifacts: Path, version: str | None = None) -> None:
+    def __init__(self, artifacts: Path, version: str | None = None, *, verified: str | None = None) -> None:
         self.version = current_version(artifacts) if version is None else version
         _check_name(self.version)
         self.path = artifacts / self.version
@@ -116,8 +133,12 @@ class Artifact:
         for name in _ALWAYS_THERE:
             if name not in files:
                 raise ArtifactError(f"{self.path}/manifest.json: does not list {name}")
-        for name, entry in files.items():
-            self._verify(name, entry)
+        self._verified = verified is not None
+        if verified is None:
+            for name, entry in files.items():
+                self._verify(name, entry)
+        elif fingerprint(artifacts, self.version) != verified:
+            raise ArtifactError(f"{self.path}: was changed after it was verified, and versions never change")
         self.files = files
         self._arrays: dict[str, npt.NDArray[Any]] = {}
         self.config: dict[str, Any] = self._json("config.json")
@@ -139,7 +160,7 @@ class Artifact:
             value = np.load(self.path / file, mmap_mode="r", allow_pickle=False)
         except (ValueError, OSError) as error:
             raise ArtifactError(f"{self.path}/{file}: {error}") from error
-        if value.dtype.kind == "f" and not np.isfinite(value).all():
+        if value.dtype.kind == "f" and not self._verified and not _finite(value):
             raise ArtifactError(f"{self.path}/{file}: holds NaN or infinity")
         plain: npt.NDArray[Any] = np.asarray(value)
         return plain
@@ -195,6 +216,12 @@ def _check_name(version: str) -> None:
 
 def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+
+def _finite(value: npt.NDArray[Any]) -> bool:
+    """Whether no value is NaN or infinite, in little memory: a table may be larger than what is left of it."""
+    flat = value.reshape(-1, order="A")
+    return all(np.isfinite(flat[first : first + _AT_A_TIME]).all() for first in range(0, flat.size, _AT_A_TIME))
 
 
 def _sha256(path: Path) -> str:

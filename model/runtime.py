@@ -87,14 +87,22 @@ class ScoringRuntime:
 
     @classmethod
     def load(
-        cls, artifacts: Path, version: str | None = None, *, num_threads: int = 1, search: str = "auto", ranking: str = "auto"
+        cls,
+        artifacts: Path,
+        version: str | None = None,
+        *,
+        num_threads: int = 1,
+        search: str = "auto",
+        ranking: str = "auto",
+        verified: str | None = None,
     ) -> ScoringRuntime:
         """Load and verify a version (None: `CURRENT`).
 
-        Args: `num_threads` per request, unless it says otherwise; `search` and `ranking` backends by name, or "auto".
+        Args: `num_threads` per request, unless it says otherwise; `search` and `ranking` backends by name, or "auto"; `verified` as that of
+        `Artifact`: for a version that was verified before.
         Raises: ArtifactError; ValueError or RuntimeError for a backend that is unknown or cannot run.
         """
-        return cls(Artifact(artifacts, version), num_threads, search, ranking)
+        return cls(Artifact(artifacts, version, verified=verified), num_threads, search, ranking)
 
     def prepare(self, item_hash_L: U64, timestamp_L: I64) -> UserState:
         """Prepare a user's history, oldest first: u64 [L] and i64 [L]. Only the newest behaviors the model reads are kept."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from service.behavior_store import BehaviorSequence, BehaviorStore
-from service.models import Models, Served
+from service.loading import Served
+from service.models import Models
 
 
 class BatchReads:

@@ -6,7 +6,7 @@ import numpy as np
 
 from model.runtime import Kept
 from model.user_state import UserState
-from service.models import Served
+from service.loading import Served
 from service.schemas import Explanation
 
 

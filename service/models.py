@@ -4,41 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
-import numpy as np
 import xxhash
 
 from model.artifact import ArtifactError, activate, current_version, previous_version, versions
-from model.runtime import ScoringRuntime
 from service.errors import Problem, shown
+from service.loading import Loader, Served
 from service.metrics import Metrics
-from service.pace import Pace
 from service.roles import ROLES, Role, RoleName, role
 from service.settings import Settings
-from service.threads import Threads
-from service.user_cache import UserCache
 
 _log = logging.getLogger("dare.service")
-_WARM_LENGTH, _WARM_CANDIDATES, _WARM_ROUNDS = 1000, 500, 3
 _SHARES = 2**32
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Served:
-    """A loaded version with the users prepared for it. A request takes one and keeps it to its end, so no answer mixes versions; the
-    version leaves memory with the last request that holds it."""
-
-    runtime: ScoringRuntime
-    users: UserCache
-    pace: Pace
-
-    @property
-    def version(self) -> str:
-        """The model version."""
-        return self.runtime.version
 
 
 class Models:
@@ -52,16 +32,16 @@ class Models:
         self._settings, self._metrics = settings, metrics
         self._changing = asyncio.Lock()
         self._refused: str | None = ""
-        self.active = self._load(None)
+        self._loader = Loader(settings, metrics)
+        self.active = self._loader.at_start(None)
+        self._arriving: Served | None = None
         self._role = {name: role(name, settings) for name in ROLES}
         self._refused_role = dict[RoleName, object]()
         self._in_role: dict[RoleName, Served | None] = dict.fromkeys(ROLES)
         for name, wanted in self._role.items():
-            self._in_role[name] = None if wanted.version is None else self._in_service(wanted.version)
+            self._in_role[name] = None if wanted.version is None else self._held(wanted.version) or self._loader.at_start(wanted.version)
         self._divide_cache()
         metrics.model.labels(self.active.version).set(1)
-        # Loading takes a core for a third of a second; at half of the capacity and beyond, requests would be refused for it.
-        self._loading = Threads(1, "load", gives_way=True)
 
     @property
     def canary(self) -> Served | None:
@@ -97,8 +77,12 @@ class Models:
 
     def forget(self, user_id: str) -> None:
         """Drop what is held about the user under every version."""
-        for served in self._loaded():
-            served.users.forget(user_id)
+        forgotten = list[Served]()
+        # A version that arrives prepares users whom another holds: it is looked for again once that one has let go of the user.
+        while left := [served for served in self._loaded() if served not in forgotten]:
+            for served in left:
+                served.users.forget(user_id)
+            forgotten += left
 
     def listed(self) -> list[tuple[str, list[str]]]:
         """(version, its roles) of every version in the artifacts directory, oldest first."""
@@ -153,7 +137,8 @@ class Models:
                 try:
                     version = await asyncio.to_thread(current_version, self._settings.artifacts)
                     if version not in (self.active.version, self._refused):
-                        self._serve(await self._in_background(version))
+                        async with self._arrived(version) as served:
+                            await self._serve(served)
                 except (ArtifactError, OSError) as error:
                     named = _named_in(self._settings.artifacts)
                     if named != self._refused:
@@ -169,7 +154,7 @@ class Models:
             wanted = await asyncio.to_thread(role, name, self._settings)
             if wanted in (self._role[name], self._refused_role.get(name)):
                 return
-            served = None if wanted.version is None else await self._in_background(wanted.version)
+            served = None if wanted.version is None else self._held(wanted.version) or await self._loader.loaded(wanted.version)
         except (ArtifactError, OSError, ValueError) as error:
             refused = wanted or str(error)
             if refused != self._refused_role.get(name):
@@ -180,24 +165,34 @@ class Models:
         before, self._in_role[name], self._role[name] = self._in_role[name], served, wanted
         self._refused_role.pop(name, None)
         if before is not None and before not in self._loaded():
-            before.users.retire()
+            await self._loader.let_go(before)
         self._divide_cache()
         _log.info("%s: %s, share of the users %.3g", name, wanted.version, wanted.share)
 
     def close(self) -> None:
-        """Let go of the thread that loads."""
-        self._loading.close()
+        """Let go of what loads."""
+        self._loader.close()
 
     def _loaded(self) -> list[Served]:
-        """What answers or compares, the active version first, each once."""
-        return list(dict.fromkeys(served for served in (self.active, *self._in_role.values()) if served is not None))
+        """What answers, compares or is about to, the active version first, each once."""
+        return list(dict.fromkeys(served for served in (self.active, *self._in_role.values(), self._arriving) if served is not None))
 
-    async def _in_background(self, version: str) -> Served:
-        return await self._loading.run(lambda: self._in_service(version))
+    def _held(self, version: str) -> Served | None:
+        """The version, if it is loaded."""
+        return next((served for served in self._loaded() if served.version == version), None)
 
-    def _in_service(self, version: str) -> Served:
-        """The version, loaded now unless it is already. Raises: ArtifactError."""
-        return next((served for served in self._loaded() if served.version == version), None) or self._load(version)
+    @asynccontextmanager
+    async def _arrived(self, version: str) -> AsyncIterator[Served]:
+        """The version, ready to be served in the place of the active one. Raises: ArtifactError."""
+        served = self._arriving = self._held(version) or await self._loader.loaded(version)
+        try:
+            if served is not self.active:
+                await self._loader.take_over(served, self.active)
+            yield served
+        finally:
+            self._arriving = None
+            if served not in self._loaded():
+                served.users.retire()
 
     def _divide_cache(self) -> None:
         loaded = self._loaded()
@@ -209,9 +204,11 @@ class Models:
         if version not in await asyncio.to_thread(versions, artifacts):
             raise Problem(404, f"no model version {shown(version)} in the artifacts directory", pointer="/version")
         try:
-            served = await self._in_background(version)
-            if await asyncio.to_thread(_named_in, artifacts) != version:
-                await asyncio.to_thread(activate, artifacts, version)
+            async with self._arrived(version) as served:
+                if await asyncio.to_thread(_named_in, artifacts) != version:
+                    await asyncio.to_thread(activate, artifacts, version)
+                await self._serve(served)
+                return served
         except ArtifactError as error:
             self._metrics.model_changes.labels("refused").inc()
             _log.error("version %s is refused, %s stays: %s", version, self.active.version, error)
@@ -222,54 +219,18 @@ class Models:
                 f"CURRENT cannot be written: {error.strerror}; move it where the artifacts are made, it is followed",
                 kind="artifacts-read-only",
             ) from None
-        self._serve(served)
-        return served
 
-    def _serve(self, served: Served) -> None:
+    async def _serve(self, served: Served) -> None:
         if served is self.active:
             return
         _log.info("serving %s, before %s", served.version, self.active.version)
         before, self.active, self._refused = self.active, served, ""
-        if before not in self._loaded():
-            before.users.retire()
-        self._divide_cache()
         self._metrics.model.labels(before.version).set(0)
         self._metrics.model.labels(served.version).set(1)
         self._metrics.model_changes.labels("served").inc()
-
-    def _load(self, version: str | None) -> Served:
-        settings = self._settings
-        started = time.perf_counter()
-        runtime = ScoringRuntime.load(
-            settings.artifacts,
-            version,
-            search=settings.search_backend,
-            ranking=settings.ranking_backend,
-        )
-        pace = Pace()
-        warm_up(runtime, pace)
-        _log.info("loaded %s in %.2f s", runtime.version, time.perf_counter() - started)
-        return Served(runtime, UserCache(runtime, settings.user_cache_bytes, self._metrics), pace)
-
-
-def warm_up(runtime: ScoringRuntime, pace: Pace) -> None:
-    """Score a made-up user until nothing is left to be done for the first time, and note what it costs.
-
-    Raises: ArtifactError when the scores are not finite.
-    """
-    known = runtime.catalogue.item_hash
-    item_hash = np.resize(known, _WARM_LENGTH) if len(known) else np.zeros(_WARM_LENGTH, np.uint64)
-    timestamp = np.arange(runtime.as_of - _WARM_LENGTH, runtime.as_of, dtype=np.int64)
-    for _ in range(_WARM_ROUNDS):
-        started = time.perf_counter()
-        state = runtime.prepare(item_hash, timestamp)
-        prepare_ms = (time.perf_counter() - started) * 1e3
-        scored = runtime.score(state, item_hash[:_WARM_CANDIDATES], runtime.as_of)
-        if not np.isfinite(scored.click_probability_N).all():
-            raise ArtifactError(f"{runtime.version}: the scores of a made-up user are not finite")
-    # The first rounds paid for what is done once; the last one is what a request costs.
-    pace.prepared(_WARM_LENGTH, prepare_ms)
-    pace.scored(_WARM_LENGTH, _WARM_CANDIDATES, scored.search_ms, scored.rank_ms)
+        if before not in self._loaded():
+            await self._loader.let_go(before)
+        self._divide_cache()
 
 
 def _share_of(user_id: str, purpose: str) -> float:

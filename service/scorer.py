@@ -20,8 +20,9 @@ from service.behavior_store import U64, BehaviorSequence, BehaviorStore, StoreUn
 from service.call import Call
 from service.errors import Problem, problem_document
 from service.explanations import explanations
+from service.loading import Served
 from service.metrics import Metrics
-from service.models import Models, Served
+from service.models import Models
 from service.schemas import (
     BatchAnswer,
     BatchedAnswer,

@@ -11,8 +11,9 @@ import numpy as np
 from model.user_state import UserState
 from service.admission import Admission, Deadline
 from service.behavior_store import U64
+from service.loading import Served
 from service.metrics import Metrics
-from service.models import Models, Served
+from service.models import Models
 from service.threads import Threads
 
 _log = logging.getLogger("dare.service")

@@ -4,30 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import sys
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
-_LOW = 10
-"""Niceness of threads that give way: a tenth of what one of the others gets."""
 _Job = tuple[asyncio.AbstractEventLoop, "asyncio.Future[Any]", Callable[[], Any]]
 
 
 class Threads:
     """`count` threads that run what event loops hand them, in order.
 
-    Args: `gives_way` they run while nobody else wants the processor, as far as the system tells threads' priorities apart (Linux does).
-
     An executor of the standard library does the same with a second future and its lock, condition and callbacks for every call: 0.13 ms
     there and back against 0.06.
     """
 
-    def __init__(self, count: int, name: str, gives_way: bool = False) -> None:
-        self._gives_way = gives_way
+    def __init__(self, count: int, name: str) -> None:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._threads = [threading.Thread(target=self._work, name=f"{name}-{place}", daemon=True) for place in range(count)]
         for thread in self._threads:
@@ -48,9 +41,6 @@ class Threads:
             thread.join()
 
     def _work(self) -> None:
-        if self._gives_way and sys.platform == "linux":
-            own = threading.get_native_id()
-            os.setpriority(os.PRIO_PROCESS, own, max(_LOW, os.getpriority(os.PRIO_PROCESS, own)))
         while (job := self._jobs.get()) is not None:
             loop, future, work = job
             result, error = None, None

@@ -65,6 +65,34 @@ class UserCache:
         self._hold(user_id, sequence, end, state, erasures)
         return state
 
+    def last_used_first(self, least: int) -> list[str]:
+        """The users held now with at least so many behaviors."""
+        with self._lock:
+            return [user_id for user_id, (_, _, state) in reversed(self._held.items()) if state.length >= least]
+
+    def take_over(self, user_id: str, other: UserCache) -> bool:
+        """Prepare a user as another version's cache holds them, to be the first to leave this one. Returns: False where there is no room.
+
+        Whoever forgets a user lets the other cache do so first: nobody comes back through this.
+        """
+        erasures = self._erasures
+        with other._lock:
+            held = other._held.get(user_id)
+        if held is None or user_id in self._held:
+            return True
+        epoch, end, state = held
+        if self._bytes + state.nbytes > self._max_bytes:
+            return False
+        state = self._runtime.prepare(state.item_hash_L, state.timestamp_L)
+        with self._lock:
+            if erasures == self._erasures and user_id not in self._held:
+                self._held[user_id] = (epoch, end, state)
+                self._held.move_to_end(user_id, last=False)
+                self._count(state.nbytes)
+                self._shrink()
+                self._metrics.user_cache.labels("ahead").inc()
+        return True
+
     def forget(self, user_id: str) -> None:
         """Drop what is held about the user."""
         with self._lock:
@@ -85,8 +113,10 @@ class UserCache:
         """Let go of everything and hold nothing any more: the model version answers no new request."""
         with self._lock:
             self._max_bytes = 0
-            while self._held:
-                self._drop(next(iter(self._held)))
+        while self._held:
+            with self._lock:
+                if self._held:
+                    self._drop(next(iter(self._held)))
 
     def _hold(self, user_id: str, sequence: BehaviorSequence, end: int, state: UserState, erasures: int) -> None:
         with self._lock:

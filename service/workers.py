@@ -154,7 +154,7 @@ def _serve(settings: Settings, listening: socket.socket, parent: Connection) -> 
     from service.app import create_app
     from service.commands.failures import expected_failures
     from service.commands.serving import log_to_stderr
-    from service.heap import share_one_heap
+    from service.heap import keep_what_there_is, share_one_heap
     from service.listening import server_options
 
     log_to_stderr()
@@ -170,6 +170,7 @@ def _serve(settings: Settings, listening: socket.socket, parent: Connection) -> 
             parent.send("ready")
             threading.Thread(target=_stop_with, args=(parent,), daemon=True).start()
 
+    keep_what_there_is()
     Announcing(uvicorn.Config(app, **server_options(settings, app.state.metrics, app.state.gate))).run(sockets=[listening])
 
 

@@ -13,7 +13,7 @@ import uvicorn
 from service.app import create_app, open_store, refuse_workers
 from service.behavior_store import BehaviorStore
 from service.commands.terminal import console, progress_bar
-from service.heap import share_one_heap
+from service.heap import keep_what_there_is, share_one_heap
 from service.listening import bound_socket, server_options
 from service.settings import Settings
 
@@ -47,6 +47,7 @@ def run(settings: Settings, store: BehaviorStore | None = None, listening: socke
         app = create_app(settings, store)
         server = uvicorn.Server(uvicorn.Config(app, **server_options(settings, app.state.metrics, app.state.gate)))
         _log.info("listening on port %d", listened.getsockname()[1])
+        keep_what_there_is()
         server.run([listened])
 
 

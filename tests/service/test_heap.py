@@ -50,3 +50,23 @@ def test_all_threads_share_a_heap_and_what_is_free_in_it_is_given_back() -> None
     assert heaps == "1"
     assert filled > 60 and freed > 50, "64 MB in blocks of 32 kB; those that stay keep the rest from being given back by itself"
     assert trimmed < 10
+
+
+_KEPT = """
+import gc, weakref
+from service.heap import keep_what_there_is
+
+class Node:
+    pass
+
+garbage, kept = Node(), Node()
+garbage.itself, seen = garbage, weakref.ref(garbage)
+del garbage
+keep_what_there_is()
+print(seen() is None, any(one is kept for one in gc.get_objects()), gc.get_freeze_count() > 1000)
+"""
+
+
+def test_what_there_is_is_not_searched_again_and_garbage_is_not_kept() -> None:
+    done = subprocess.run([sys.executable, "-c", _KEPT], check=True, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["True", "False", "True"]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 import threading
 
 import pytest
@@ -49,25 +47,6 @@ def test_no_more_threads_than_asked_for_work_at_a_time() -> None:
 
     asyncio.run(run())
     assert most == 3
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priorities of their own")
-def test_threads_that_give_way_have_a_lower_priority_than_the_rest() -> None:
-    def priority() -> int:
-        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-
-    async def run() -> list[int]:
-        plain, giving_way = Threads(1, "work"), Threads(1, "work", gives_way=True)
-        try:
-            return [
-                await threads.run(lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id())) for threads in (plain, giving_way)
-            ]
-        finally:
-            plain.close()
-            giving_way.close()
-
-    usual, low = asyncio.run(run())
-    assert usual == os.getpriority(os.PRIO_PROCESS, 0) and low == max(usual, 10)
 
 
 def test_a_wait_given_up_does_not_end_the_work_nor_the_thread() -> None:

@@ -1,0 +1,130 @@
+"""How a model version comes into service: verified, loaded, warmed up, and given the users who were prepared for the one before."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from model.artifact import ArtifactError, current_version, fingerprint
+from model.runtime import ScoringRuntime
+from service.metrics import Metrics
+from service.pace import Pace
+from service.settings import Settings
+from service.threads import Threads
+from service.user_cache import UserCache
+from service.verifier import Verifier
+
+_log = logging.getLogger("dare.service")
+_WARM_LENGTH, _WARM_CANDIDATES, _WARM_ROUNDS = 1000, 500, 3
+_REST, _LONGEST_REST_S = 4.0, 0.5
+"""Times what a step took, before the next one: a fifth of a core, so that requests find room beside it. A low priority would be no way out:
+the event loop waits for whoever holds the interpreter, and who holds it waits for a processor (docs/adr/0018)."""
+_LONG = 4096
+"""Behaviors from which a user is prepared ahead: from about there on it costs as much as an answer. Others are left to the requests, which
+spread them best."""
+_LONGEST_S = 5.0
+"""Time for the users of a version, after which the rest of them is left to their requests too."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Served:
+    """A loaded version with the users prepared for it. A request takes one and keeps it to its end, so no answer mixes versions; the
+    version leaves memory with the last request that holds it."""
+
+    runtime: ScoringRuntime
+    users: UserCache
+    pace: Pace
+
+    @property
+    def version(self) -> str:
+        """The model version."""
+        return self.runtime.version
+
+
+class Loader:
+    """Loads versions one after the other, in a thread of its own."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._settings, self._metrics = settings, metrics
+        self._verifier = Verifier(settings.artifacts)
+        self._thread = Threads(1, "load")
+        self._closed = threading.Event()
+
+    def at_start(self, version: str | None) -> Served:
+        """The version (None: that of `CURRENT`), verified here and now: nobody waits for this process yet. Raises: ArtifactError."""
+        version = current_version(self._settings.artifacts) if version is None else version
+        before = fingerprint(self._settings.artifacts, version)
+        served = self._load(version, None, lambda spent_s: None)
+        self._verifier.remember(version, before)
+        return served
+
+    async def loaded(self, version: str) -> Served:
+        """The version, verified by a process of its own unless it was before, while requests are answered. Raises: ArtifactError."""
+        return await self._thread.run(lambda: self._load(version, self._verifier.verified(version), self._rest))
+
+    async def take_over(self, served: Served, before: Served) -> None:
+        """Prepare for a version whom another has prepared, last used first, as far as the new one's limit and a few seconds allow."""
+        await self._thread.run(lambda: self._take_over(served.users, before.users))
+
+    async def let_go(self, served: Served) -> None:
+        """Drop the users of a version that answers no new request: thousands of them take a while."""
+        await self._thread.run(served.users.retire)
+
+    def close(self) -> None:
+        """End what is under way, and the thread."""
+        self._closed.set()
+        self._verifier.close()
+        self._thread.close()
+
+    def _rest(self, spent_s: float) -> None:
+        self._closed.wait(min(_REST * spent_s, _LONGEST_REST_S))
+
+    def _load(self, version: str, verified: str | None, rest: Callable[[float], None]) -> Served:
+        settings, started = self._settings, time.perf_counter()
+        runtime = ScoringRuntime.load(
+            settings.artifacts, version, search=settings.search_backend, ranking=settings.ranking_backend, verified=verified
+        )
+        rest(time.perf_counter() - started)
+        pace = Pace()
+        warm_up(runtime, pace, rest)
+        _log.info("loaded %s in %.3f s", version, time.perf_counter() - started)
+        return Served(runtime, UserCache(runtime, settings.user_cache_bytes, self._metrics), pace)
+
+    def _take_over(self, users: UserCache, before: UserCache) -> None:
+        until, count = time.monotonic() + _LONGEST_S, 0
+        for user_id in before.last_used_first(_LONG):
+            began = time.monotonic()
+            if began > until or not users.take_over(user_id, before):
+                break
+            count += 1
+            self._rest(time.monotonic() - began)
+            if self._closed.is_set():
+                break
+        _log.info("%d users were prepared ahead", count)
+
+
+def warm_up(runtime: ScoringRuntime, pace: Pace, rest: Callable[[float], None]) -> None:
+    """Score a made-up user until nothing is left to be done for the first time, and note what it costs.
+
+    Args: `rest` is told how long each round took, s.
+    Raises: ArtifactError when the scores are not finite.
+    """
+    known = runtime.catalogue.item_hash
+    item_hash = np.resize(known, _WARM_LENGTH) if len(known) else np.zeros(_WARM_LENGTH, np.uint64)
+    timestamp = np.arange(runtime.as_of - _WARM_LENGTH, runtime.as_of, dtype=np.int64)
+    for _ in range(_WARM_ROUNDS):
+        started = time.perf_counter()
+        state = runtime.prepare(item_hash, timestamp)
+        prepare_ms = (time.perf_counter() - started) * 1e3
+        scored = runtime.score(state, item_hash[:_WARM_CANDIDATES], runtime.as_of)
+        if not np.isfinite(scored.click_probability_N).all():
+            raise ArtifactError(f"{runtime.version}: the scores of a made-up user are not finite")
+        rest(time.perf_counter() - started)
+    # The first rounds paid for what is done once; the last one is what a request costs.
+    pace.prepared(_WARM_LENGTH, prepare_ms)
+    pace.scored(_WARM_LENGTH, _WARM_CANDIDATES, scored.search_ms, scored.rank_ms)
