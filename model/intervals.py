@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ F64 = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A value on all rows and the bounds between which 95 % of the resamples fall."""
+    """A value on all rows and the bounds between which 95 % of the resamples fall: NaN where one user is all there is."""
 
     value: float
     low: float
@@ -25,6 +26,8 @@ class Interval:
 
     def __str__(self) -> str:
         """A difference with its bounds, signed."""
+        if math.isnan(self.low):
+            return f"{self.value:+.4f} (one user: no interval)"
         return f"{self.value:+.4f} ({self.low:+.4f} to {self.high:+.4f})"
 
 
@@ -80,7 +83,7 @@ def _mean(rows: list[tuple[Any, Any, Any, Any]], resamples: int, seed: int) -> I
         if other is not None:
             value -= auc(label, other) / len(rows)
             resampled -= _weighted_auc(label > 0.5, other, number[user], draws) / len(rows)
-    low, high = np.quantile(resampled, [0.025, 0.975])
+    low, high = np.quantile(resampled, [0.025, 0.975]) if count > 1 else (math.nan, math.nan)
     return Interval(float(value), float(low), float(high))
 
 

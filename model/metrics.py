@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -48,6 +51,15 @@ def expected_calibration_error(label: npt.NDArray[np.floating], probability: npt
     return float(sum(gaps) / len(label))
 
 
+def without_nan(value: Any) -> Any:
+    """Plain values with None in place of each figure that does not exist (NaN): JSON has no word for it."""
+    if isinstance(value, dict):
+        return {key: without_nan(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(one) for one in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
 def evaluate(
     label: npt.NDArray[np.floating],
     probability: npt.NDArray[np.floating],
@@ -55,7 +67,7 @@ def evaluate(
     never_seen: npt.NDArray[np.bool_],
     warm: npt.NDArray[np.bool_],
 ) -> dict[str, float | int]:
-    """All figures of M scored rows.
+    """All figures of M scored rows; an AUC of rows that are all of one class, or of none, is NaN.
 
     Args: `label`, `probability` [M]; `user` [M]; `never_seen` bool [M], candidate not in the user's history; `warm` bool [M], candidate has
     its own row (was sold often enough in the training period).

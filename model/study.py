@@ -18,6 +18,7 @@ from model.data.protocol import Targets
 from model.dataset import Dataset, prepare
 from model.export import check_served, export
 from model.gbdt import gbdt_baseline
+from model.metrics import without_nan
 from model.outcome import Outcome
 from model.train import Progress, evaluate_examples, predict, train
 
@@ -78,12 +79,13 @@ class Study:
         self._folder.mkdir(parents=True, exist_ok=True)
         path, rows, checkpoint = (self._folder / f"{cell.name}.{suffix}" for suffix in ("json", "npz", "checkpoint"))
         if (known := self.check(cell)) is not None:
+            missing = {name: float("nan") for name, value in known["figures"].items() if value is None}
             with np.load(rows, allow_pickle=False) as content:
-                return Outcome(known["figures"], content["probability"], content["label"], content["user"])
+                return Outcome(known["figures"] | missing, content["probability"], content["label"], content["user"])
         done = self._baseline(cell) if cell.kind != "two_stage" else self._trained(cell, checkpoint)
         np.savez(rows, probability=done.probability, label=done.label, user=done.user)
         partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps({"identity": self._identity(cell), "figures": done.figures}, indent=1))
+        partial.write_text(json.dumps({"identity": self._identity(cell), "figures": without_nan(done.figures)}, indent=1))
         partial.replace(path)  # whole or not there, whenever it is stopped
         checkpoint.unlink(missing_ok=True)
         return done

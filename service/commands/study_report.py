@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -13,6 +14,7 @@ from typing import Any
 from model.config import TrainConfig
 from model.data.log import InteractionLog
 from model.data.protocol import Targets
+from model.metrics import without_nan
 from model.outcome import Outcome
 from model.study import Cell, Judge, Study
 from model.train import Progress
@@ -72,7 +74,7 @@ def about(log: InteractionLog) -> dict[str, Any]:
 def write_report(out: Path, name: str, title: str, note: str, report: dict[str, Any], tables: dict[str, list[dict[str, Any]]]) -> None:
     """`OUT/NAME.json` with everything and `OUT/NAME.md` with the tables; the plot is `OUT/NAME.png`."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / f"{name}.json").write_text(json.dumps({**report, "tables": tables}, indent=1) + "\n")
+    (out / f"{name}.json").write_text(json.dumps(without_nan({**report, "tables": tables}), indent=1, allow_nan=False) + "\n")
     where = report["where"]
     lines = [
         f"# {title}",
@@ -95,5 +97,5 @@ def markdown(rows: list[dict[str, Any]]) -> list[str]:
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:.4f}" if abs(value) < 10 else f"{value:,.0f}"
+        return "-" if math.isnan(value) else f"{value:.4f}" if abs(value) < 10 else f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from typing import Any
 
@@ -20,6 +21,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 from rich.table import Table
+
+from model.metrics import without_nan
 
 REDIRECTED_WIDTH = 200
 """Columns of output that goes to a file or a pipe: no terminal's width may cut a figure there."""
@@ -60,16 +63,17 @@ def table(title: str, rows: list[dict[str, Any]]) -> None:
     for name in rows[0]:
         made.add_column(escape(name), justify="left" if isinstance(rows[0][name], str) else "right", overflow="fold")
     for row in rows:
-        made.add_row(
-            *(
-                f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else escape(str(value))
-                for value in row.values()
-            )
-        )
+        made.add_row(*map(_cell, row.values()))
     console.print(made)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return "-" if math.isnan(value) else f"{value:.4f}"
+    return f"{value:,}" if isinstance(value, int) else escape(str(value))
 
 
 def emit(value: Any, as_json: bool) -> None:
     """JSON to standard output, when asked for."""
     if as_json:
-        print(json.dumps(value, indent=1, sort_keys=True))
+        print(json.dumps(without_nan(value), indent=1, sort_keys=True, allow_nan=False))

@@ -11,6 +11,7 @@ from model.data.impressions import impression_targets
 from model.data_parallel import Ranks, joined
 from model.dataset import Dataset, prepare
 from model.export import check_served, export
+from model.metrics import without_nan
 from model.rivals import rival
 from model.train import Progress, Trained, evaluate_examples, predict, train
 from service.commands.configuration import changed, preset_config
@@ -86,7 +87,7 @@ def train_on(
         test = evaluate_examples(predict(trained.model, log, dataset.vocabulary, dataset.test), dataset.test, dataset.vocabulary)
     metrics = {"test": test, "curve": trained.curve, "seconds": round(trained.seconds, 1), "rows_per_s": round(trained.rows_per_s)}
     metrics["targets"] = "impressions" if impressions else "drawn"
-    version = export(trained.model, dataset, config, metrics, out)
+    version = export(trained.model, dataset, config, without_nan(metrics), out)
     checkpoint.unlink(missing_ok=True)
     table(f"{version} on the test rows", [test])
     spent = f"trained in {trained.seconds:.0f} s at {trained.rows_per_s:,.0f} rows/s"

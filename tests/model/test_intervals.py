@@ -44,6 +44,12 @@ def test_resamples_draw_users_not_rows() -> None:
     assert many.high - many.low == pytest.approx(one.high - one.low, rel=0.01)
 
 
+def test_one_user_has_no_interval() -> None:
+    label, score, user = rows(1, 40, 1.0, 0)
+    found = auc_difference(label, score, np.zeros(40), user)
+    assert found.value > 0.1 and np.isnan([found.low, found.high]).all() and str(found).endswith("(one user: no interval)")
+
+
 def test_ties_count_half() -> None:
     label, user = np.array([0.0, 1.0] * 20), np.arange(40) // 2
     found = auc_difference(label, label, np.zeros(40), user)

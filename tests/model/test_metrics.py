@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from model.metrics import auc, evaluate, expected_calibration_error, gauc, log_loss
+from model.metrics import auc, evaluate, expected_calibration_error, gauc, log_loss, without_nan
 
 
 def rows(seed: int, size: int = 500, ties: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -111,3 +112,11 @@ def test_all_figures_come_from_their_own_rows() -> None:
         "num_test": int(label.sum()),
         "num_rows": len(label),
     }
+
+
+def test_figures_that_do_not_exist_are_null_in_json() -> None:
+    label, probability = np.array([1.0, 0.0]), np.array([0.5, 0.25])
+    found = evaluate(label, probability, np.zeros(2, np.int64), np.zeros(2, bool), np.ones(2, bool))
+    assert np.isnan(found["auc_never_seen"])
+    plain = json.loads(json.dumps(without_nan({"rows": [found], "name": "x"}), allow_nan=False))
+    assert plain == {"rows": [{**found, "auc_never_seen": None}], "name": "x"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +34,16 @@ def test_a_finished_cell_is_read_and_not_trained_again(tiny: Tiny, tmp_path: Pat
     assert said == [] and again.figures == first.figures
     np.testing.assert_array_equal(again.probability, first.probability)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["quick.json", "quick.npz"]
+
+
+def test_a_figure_that_does_not_exist_is_read_back_as_that(tiny: Tiny, tmp_path: Path) -> None:
+    def run() -> Outcome:
+        return Study(tiny.log, tmp_path, lambda text, progress: None).run(replace(quick(), kind="counts"))
+
+    run()
+    text = (tmp_path / "quick.json").read_text()
+    (tmp_path / "quick.json").write_text(re.sub(r'"auc_never_seen": [0-9.]+', '"auc_never_seen": null', text))
+    assert math.isnan(run().figures["auc_never_seen"])
 
 
 def test_a_cell_of_another_configuration_is_refused(tiny: Tiny, tmp_path: Path) -> None:
