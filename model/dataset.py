@@ -157,6 +157,8 @@ def prepare(
 
     The world of a training row (item statistics, taste vectors) comes from the behaviors before the window its target lies in, so that no
     target is inside its own statistics; validation and test rows take it from the whole training period.
+
+    Raises: ValueError as `split_targets`, and where training or validation rows have no two labels.
     """
     if targets is None:
         targets = split_targets(log, config.protocol)
@@ -190,4 +192,15 @@ def prepare(
     progress("features of the validation and test rows")
     later = {which: np.flatnonzero(targets.split == which) for which in (VALIDATION, TEST)}
     validation, test = (examples(rows, source.features(targets, rows, world)) for rows in later.values())
+    for name, part in (("training", train), ("validation", validation)):
+        _check_labels(name, part.labels(np.arange(len(part.chosen))))
     return Dataset(log, Vocabulary.from_training_period(log, config.min_item_count, config.protocol), world, train, validation, test)
+
+
+def _check_labels(name: str, label: F32) -> None:
+    if len(label) == 0:
+        raise ValueError(
+            f"no {name} target is left: all lie in the first {_FIRST_WINDOW:.0%} of their user's behaviors, before any statistics"
+        )
+    if (label == label[0]).all():
+        raise ValueError(f"all {len(label)} {name} rows have label {label[0]:.0f}: there is nothing to tell apart")

@@ -10,7 +10,7 @@ import polars as pl
 
 from model.data.log import InteractionLog
 from model.data.protocol import TEST, TRAIN, VALIDATION, ProtocolConfig, Targets
-from model.data.tidy import LAST_TIMESTAMP, TidyDataError
+from model.data.tidy import LAST_TIMESTAMP, TidyDataError, read_columns
 
 FILE = "impressions.parquet"
 COLUMNS = ("user_id", "item_id", "timestamp", "label")
@@ -25,16 +25,14 @@ def impression_targets(folder: Path, log: InteractionLog, config: ProtocolConfig
     size; otherwise each is a target of its own.
 
     Raises: TidyDataError for a missing file or column, a bad row, or a user or item that the log does not know; ValueError when a split is
-    left without targets.
+    left without targets, and for a split by time.
     """
+    if config.split != "user":
+        raise ValueError(f"split {config.split!r} cannot be joined with impressions: they are split by each user's own behaviors")
     path = folder / FILE
     if not path.is_file():
         raise TidyDataError(f"{folder}: {FILE} is not there")
-    frame = pl.read_parquet(path)
-    missing = [name for name in COLUMNS if name not in frame.columns]
-    if missing:
-        raise TidyDataError(f"{path}: column {missing[0]!r} is missing; columns are {', '.join(frame.columns)}")
-    frame = _coded(frame.select(COLUMNS), log, path)
+    frame = _coded(read_columns(path, COLUMNS, ()), log, path)
     user, item = frame["user"].to_numpy().astype(np.int64), frame["item"].to_numpy().astype(np.int32)
     second, label = frame["timestamp"].to_numpy().astype(np.int64), frame["label"].to_numpy().astype(np.float32)
 
@@ -49,7 +47,7 @@ def impression_targets(folder: Path, log: InteractionLog, config: ProtocolConfig
     usable = place >= max(config.first_target, 1)
     for which, name in ((TRAIN, "training"), (VALIDATION, "validation"), (TEST, "test")):
         if not (usable & (split == which)).any():
-            raise ValueError(f"{path}: no {name} impression after {config.first_target} behaviors of its user")
+            raise ValueError(f"{path}: no {name} impression after {config.first_target} behaviors of its user (protocol.first_target)")
 
     order = np.lexsort((np.arange(len(user)), second, user, split))
     order = order[usable[order]]

@@ -38,7 +38,7 @@ def read_tidy(folder: Path, skip_bad_rows: bool = False) -> InteractionLog:
     if path is None:
         hint = "" if folder.is_dir() else "; there is no such folder"
         raise TidyDataError(f"{folder}: neither interactions.parquet nor interactions.csv.gz nor interactions.csv is there{hint}")
-    frame = _read(path, REQUIRED, OPTIONAL)
+    frame = read_columns(path, REQUIRED, OPTIONAL)
     frame, skipped = _validated(frame, path, skip_bad_rows)
     if len(frame) == 0:
         raise TidyDataError(f"{path}: no usable row" + "".join(f"; {line}" for line in skipped[:_REPORTED]))
@@ -53,8 +53,11 @@ def _find(folder: Path, stem: str) -> Path | None:
     return None
 
 
-def _read(path: Path, required: tuple[str, ...], optional: tuple[str, ...] | None) -> pl.DataFrame:
-    """The wanted columns (all of them where `optional` is None); a CSV comes as text, so that nothing is guessed."""
+def read_columns(path: Path, required: tuple[str, ...], optional: tuple[str, ...] | None) -> pl.DataFrame:
+    """The wanted columns (all of them where `optional` is None); a CSV comes as text, so that nothing is guessed.
+
+    Raises: TidyDataError for a missing column, or a file that cannot be read, with the line at fault where there is one.
+    """
     try:
         lazy = pl.scan_parquet(path, glob=False) if path.suffix == ".parquet" else pl.scan_csv(path, infer_schema=False, glob=False)
         names = lazy.collect_schema().names()
@@ -161,7 +164,7 @@ def _read_items(folder: Path, skip: bool) -> tuple[pl.DataFrame | None, tuple[st
     path = _find(folder, "items")
     if path is None:
         return None, ()
-    frame = _read(path, ("item_id",), None)
+    frame = read_columns(path, ("item_id",), None)
     _check_kinds(frame.schema, path)
     frame = _without_empty(frame, "category_id").with_columns(pl.all().cast(pl.String))
     bad = frame.select(pl.coalesce(_id_reason("item_id")).alias("reason"))["reason"]

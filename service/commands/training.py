@@ -46,8 +46,6 @@ def train_command(
     if kept is not None:
         config = replace(config, model=replace(config.model, kept=kept))
     if split != config.protocol.split:
-        if impressions:
-            raise ValueError(f"--split {split} cannot be joined with --impressions: impressions are split by each user's own behaviors")
         config = replace(config, protocol=replace(config.protocol, split=split))
     config = changed(config, settings)
     check_served(config)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
+from model.config import TrainConfig
 from model.data.impressions import impression_targets
 from model.data.log import InteractionLog
 from model.data.protocol import TEST, TRAIN, VALIDATION, ProtocolConfig
 from model.data.tidy import TidyDataError, read_tidy
+from model.dataset import prepare
 
 CONFIG = ProtocolConfig(first_target=2)
 SECONDS = np.arange(100, 200, 10)
@@ -89,6 +92,30 @@ def test_a_missing_file_column_or_split_is_said(tmp_path: Path) -> None:
     (tmp_path / "impressions.parquet").unlink()
     with pytest.raises(TidyDataError, match=r"impressions\.parquet is not there"):
         impression_targets(tmp_path, log, CONFIG)
+
+
+def test_a_broken_file_or_a_split_by_time_is_refused(tmp_path: Path) -> None:
+    log = folder(tmp_path, GOOD)
+    with pytest.raises(ValueError, match="split 'time' cannot be joined with impressions"):
+        impression_targets(tmp_path, log, replace(CONFIG, split="time"))
+    (tmp_path / "impressions.parquet").write_bytes(b"no parquet")
+    with pytest.raises(TidyDataError, match=r"impressions\.parquet: cannot be read"):
+        impression_targets(tmp_path, log, CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        (GOOD, "all 2 validation rows have label 0"),
+        ([(*row[:3], 1) for row in GOOD], "all 2 training rows have label 1: there is nothing to tell apart"),
+        ([(7, 3, 115, 1), (7, 4, 115, 0), *GOOD[2:]], "all 2 validation rows"),
+    ],
+)
+def test_labels_that_are_all_alike_are_refused(tmp_path: Path, rows: list[tuple[int, int, int, int]], reason: str) -> None:
+    log = folder(tmp_path, [*rows])
+    config = TrainConfig(protocol=CONFIG, taste_width=1)
+    with pytest.raises(ValueError, match=reason):
+        prepare(log, config, targets=impression_targets(tmp_path, log, CONFIG))
 
 
 def test_labels_of_0_among_behaviors_are_sent_here(tmp_path: Path) -> None:
