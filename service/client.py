@@ -24,7 +24,7 @@ import httpx
 import msgspec
 
 _REFUSED = (429, 503)
-_FIRST_WAIT_S, _LONGEST_WAIT_S, _ATTEMPTS = 0.05, 2.0, 4
+_FIRST_WAIT_S, _LONGEST_WAIT_S, _LEAST_S, _ATTEMPTS = 0.05, 2.0, 0.001, 4
 Answer = TypeVar("Answer")
 
 
@@ -153,18 +153,25 @@ class _Call:
     """Whether it may be sent again after it may have been carried out."""
 
 
-_Steps = Generator[_Call | float, "httpx.Response | httpx.TransportError | None", httpx.Response]
+@dataclass(frozen=True)
+class _Attempt:
+    call: _Call
+    left_s: float
+    """Of the caller's time."""
+
+
+_Steps = Generator[_Attempt | float, "httpx.Response | httpx.TransportError | None", httpx.Response]
 
 
 def _steps(call: _Call, budget: RetryBudget, timeout_s: float, clock: Callable[[], float], chance: Callable[[], float]) -> _Steps:
-    """One request with its retries, as steps for whoever does the waiting: a call to send, or seconds to wait.
+    """One request with its retries, as steps for whoever does the waiting: an attempt to make, or seconds to wait.
 
     Returns: the 2xx answer. Raises: DareError, httpx.TransportError.
     """
     until = clock() + timeout_s
     budget.requested()
     for attempt in range(_ATTEMPTS):
-        outcome = yield call
+        outcome = yield _Attempt(call, max(_LEAST_S, until - clock()))
         if isinstance(outcome, httpx.Response) and outcome.is_success:
             return outcome
         wait_s = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**attempt) * chance()
@@ -215,8 +222,9 @@ def _read(response: httpx.Response, kind: type[Answer]) -> Answer:
 class Client:
     """Talks to a service, thread safe.
 
-    Args: `key` an API key, None for a service in development; `timeout_s` for one method call with all its retries; `budget` shared by
-    the clients that are given it.
+    Args: `key` an API key, None for a service in development; `timeout_s` for one method call with all its retries, of which each wait on
+    the connection gets what is left (a service that drips its answer can take longer; not so with `AsyncClient`); `budget` shared by the
+    clients that are given it.
     """
 
     def __init__(self, url: str, key: str | None = None, timeout_s: float = 2.0, budget: RetryBudget | None = None) -> None:
@@ -262,7 +270,8 @@ class Client:
                 time.sleep(step)
             else:
                 try:
-                    outcome = self._http.request(step.method, step.path, json=step.body)
+                    call = step.call
+                    outcome = self._http.request(call.method, call.path, json=call.body, timeout=step.left_s)
                 except httpx.TransportError as error:
                     outcome = error
             try:
@@ -318,9 +327,13 @@ class AsyncClient:
                 await asyncio.sleep(step)
             else:
                 try:
-                    outcome = await self._http.request(step.method, step.path, json=step.body)
+                    call = step.call
+                    async with asyncio.timeout(step.left_s):
+                        outcome = await self._http.request(call.method, call.path, json=call.body, timeout=step.left_s)
                 except httpx.TransportError as error:
                     outcome = error
+                except TimeoutError:
+                    outcome = httpx.ReadTimeout(f"no answer within {step.left_s:.3g} s")
             try:
                 step = steps.send(outcome)
             except StopIteration as done:

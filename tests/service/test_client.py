@@ -7,14 +7,14 @@ import asyncio
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
 import pytest
 
 from service import client as module
-from service.client import AsyncClient, Behavior, Client, DareError, RetryBudget
+from service.client import AsyncClient, Behavior, Client, DareError, RetryBudget, _Attempt, _score, _steps
 from tests.conftest import Tiny
 from tests.service.conftest import NOW, Server
 
@@ -148,3 +148,67 @@ def test_retries_are_a_share_of_the_requests() -> None:
             with pytest.raises(DareError):
                 dare.score("u", ["i"])
         assert server.asked == 9 + 3, "two saved up, one earned"
+
+
+def test_a_second_attempt_gets_what_the_first_has_left_of_the_time() -> None:
+    now, waits = iter([0.0, 0.0, 1.5, 1.55]), [_Attempt, float, _Attempt]
+    steps, full = _steps(_score("u", ["i"], {}), RetryBudget(), 2.0, lambda: next(now), lambda: 1.0), httpx.Response(503)
+    made = [next(steps), steps.send(full), steps.send(None)]
+    assert [type(step) for step in made] == waits
+    assert [made[0].left_s, made[2].left_s] == pytest.approx([2.0, 0.45])  # type: ignore[union-attr]
+
+
+def test_a_silent_service_takes_no_more_than_the_callers_time() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with Client(url, timeout_s=0.05) as dare, pytest.raises(httpx.ReadTimeout):
+            dare.score("u", ["i"])
+
+
+def test_an_answer_that_drips_ends_with_the_callers_time() -> None:
+    left, listening = threading.Event(), socket.create_server(("127.0.0.1", 0))
+
+    def drip() -> None:
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(65_536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+            with suppress(OSError):  # the client has left
+                while not left.wait(0.01):
+                    connection.sendall(b" ")
+
+    async def ask() -> None:
+        async with AsyncClient(f"http://127.0.0.1:{listening.getsockname()[1]}", timeout_s=0.1) as dare:
+            with pytest.raises(httpx.ReadTimeout, match=r"no answer within 0\.1 s"):
+                await dare.score("u", ["i"])
+
+    dripping = threading.Thread(target=drip)
+    dripping.start()
+    try:
+        asyncio.run(ask())
+    finally:
+        left.set()
+        dripping.join()
+        listening.close()
+
+
+def test_each_attempt_waits_for_what_is_left_alone() -> None:
+    waits = list[float]()
+
+    def note(request: httpx.Request) -> None:
+        waits.append(request.extensions["timeout"]["read"])
+
+    async def note_too(request: httpx.Request) -> None:
+        note(request)
+
+    async def ask(url: str) -> None:
+        async with AsyncClient(url, timeout_s=30) as dare:
+            dare._http.event_hooks = {"request": [note_too]}
+            await dare.append([Behavior("u", "i", 1)])
+
+    with scripted(FULL, APPENDED) as server, Client(server.url, timeout_s=30) as dare:
+        dare._http.event_hooks = {"request": [note]}
+        dare.append([Behavior("u", "i", 1)])
+    with scripted(FULL, APPENDED) as server:
+        asyncio.run(ask(server.url))
+    assert 30 >= waits[0] > waits[1] > 0 and 30 >= waits[2] > waits[3] > 0
