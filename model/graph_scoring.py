@@ -10,6 +10,7 @@ import numpy.typing as npt
 from model.artifact import Artifact
 from model.candidates import Candidates, Ranked
 from model.embedding_rows import EmbeddingRows
+from model.onnx_session import open_session
 from model.user_state import UserState
 
 F32 = npt.NDArray[np.float32]
@@ -25,12 +26,7 @@ class GraphScoring:
             import onnxruntime
         except ImportError as error:
             raise RuntimeError(f"{artifact.version} is scored by ONNX Runtime, which is not installed (extra: cpu): {error}") from error
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = num_threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        path = str(artifact.path / "score.onnx")
-        self._session: Any = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self._session = open_session(artifact.path / "score.onnx", num_threads)
         self._rows = rows
         self._least = int(artifact.config["model"]["kept"])
         self._version = onnxruntime.__version__

@@ -18,7 +18,7 @@ F64 = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A value on all rows and the bounds between which 95 % of the resamples fall: NaN where one user is all there is."""
+    """A value on all rows and the bounds between which 95 % of the resamples fall: NaN where one user, or one class, is all there is."""
 
     value: float
     low: float
@@ -27,27 +27,8 @@ class Interval:
     def __str__(self) -> str:
         """A difference with its bounds, signed."""
         if math.isnan(self.low):
-            return f"{self.value:+.4f} (one user: no interval)"
+            return "-" if math.isnan(self.value) else f"{self.value:+.4f} (one user: no interval)"
         return f"{self.value:+.4f} ({self.low:+.4f} to {self.high:+.4f})"
-
-
-def auc_difference(
-    label_M: npt.NDArray[np.floating],
-    score_M: npt.NDArray[np.floating],
-    other_M: npt.NDArray[np.floating],
-    user_M: npt.NDArray[np.integer],
-    resamples: int = 400,
-    seed: int = 0,
-) -> Interval:
-    """AUC of `score_M` minus AUC of `other_M` on the same rows; each resample draws whole users, with replacement.
-
-    Args: `label_M` 0 or 1, both present; `user_M` the user of each row.
-    Raises: ValueError when only one class is present.
-    """
-    found = _mean([(label_M, score_M, other_M, user_M)], resamples, seed)
-    if np.isnan(found.value):
-        raise ValueError(f"an AUC needs both classes, all {len(label_M)} labels are equal")
-    return found
 
 
 def mean_auc(seeds: Sequence[Outcome], resamples: int = 400, seed: int = 0) -> Interval:
@@ -83,7 +64,8 @@ def _mean(rows: list[tuple[Any, Any, Any, Any]], resamples: int, seed: int) -> I
         if other is not None:
             value -= auc(label, other) / len(rows)
             resampled -= _weighted_auc(label > 0.5, other, number[user], draws) / len(rows)
-    low, high = np.quantile(resampled, [0.025, 0.975]) if count > 1 else (math.nan, math.nan)
+    some = count > 1 and not math.isnan(value)
+    low, high = np.quantile(resampled, [0.025, 0.975]) if some else (math.nan, math.nan)
     return Interval(float(value), float(low), float(high))
 
 

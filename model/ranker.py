@@ -10,6 +10,7 @@ import numpy.typing as npt
 from kernels import BehaviorRows, FeatureBins, HeadWeights, PreparedHead, RankTables, TargetRows, pool_and_score, ranking_backends
 from model.artifact import Artifact
 from model.features import FEATURE_RUNS
+from model.onnx_session import open_session
 
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
@@ -37,7 +38,7 @@ class Ranker:
         self._session: Any = None
         self._backend, self._reason = self._choose(backend)
         if self._backend == "onnxruntime":
-            self._session = _session(artifact, num_threads)
+            self._session = open_session(artifact.path / "rank.onnx", num_threads)
 
     def _choose(self, asked: str) -> tuple[str, str]:
         known = ranking_backends() | {"onnxruntime": _onnxruntime_can_run()}
@@ -104,13 +105,3 @@ def _onnxruntime_can_run() -> tuple[bool, str]:
     except ImportError as error:
         return False, f"onnxruntime cannot be imported: {error}"
     return True, f"onnxruntime {onnxruntime.__version__}"
-
-
-def _session(artifact: Artifact, num_threads: int) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = num_threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(artifact.path / "rank.onnx"), options, providers=["CPUExecutionProvider"])

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from model.intervals import auc_difference, mean_auc, mean_auc_difference
+from model.intervals import Interval, mean_auc, mean_auc_difference
 from model.metrics import auc
 from model.outcome import Outcome
 
@@ -16,6 +16,10 @@ def rows(users: int, per_user: int, signal: float, seed: int) -> tuple[np.ndarra
     rng = np.random.default_rng(seed)
     label = (rng.random(users * per_user) < 0.4).astype(np.float32)
     return label, label * signal + rng.normal(size=len(label)), np.repeat(np.arange(users), per_user)
+
+
+def auc_difference(label: np.ndarray, score: np.ndarray, other: np.ndarray, user: np.ndarray) -> Interval:
+    return mean_auc_difference([Outcome({}, score, label, user)], [Outcome({}, other, label, user)])
 
 
 def test_a_model_is_not_ahead_of_itself() -> None:
@@ -56,9 +60,9 @@ def test_ties_count_half() -> None:
     assert (found.value, found.low, found.high) == (0.5, 0.5, 0.5)
 
 
-def test_one_class_is_refused() -> None:
-    with pytest.raises(ValueError, match="both classes, all 4 labels"):
-        auc_difference(np.ones(4), np.arange(4.0), np.arange(4.0), np.arange(4))
+def test_one_class_has_no_auc_and_no_interval() -> None:
+    found = auc_difference(np.ones(4), np.arange(4.0), np.arange(4.0), np.arange(4))
+    assert np.isnan([found.value, found.low, found.high]).all() and str(found) == "-"
 
 
 def outcome(users: int, signal: float, seed: int) -> Outcome:
