@@ -64,8 +64,11 @@ class Loader:
         return served
 
     async def loaded(self, version: str) -> Served:
-        """The version, verified by a process of its own unless it was before, while requests are answered. Raises: ArtifactError."""
-        return await self._thread.run(lambda: self._load(version, self._verifier.verified(version), self._rest))
+        """The version, verified by a process of its own unless it was before, while requests are answered.
+
+        Raises: ArtifactError, also where the settings ask for a backend that the version cannot be scored with.
+        """
+        return await self._thread.run(lambda: self._beside_requests(version))
 
     async def take_over(self, served: Served, before: Served) -> None:
         """Prepare for a version whom another has prepared, last used first, as far as the new one's limit and a few seconds allow."""
@@ -83,6 +86,15 @@ class Loader:
 
     def _rest(self, spent_s: float) -> None:
         self._closed.wait(min(_REST * spent_s, _LONGEST_REST_S))
+
+    def _beside_requests(self, version: str) -> Served:
+        verified = self._verifier.verified(version)
+        try:
+            return self._load(version, verified, self._rest)
+        except ArtifactError:
+            raise
+        except (ValueError, RuntimeError) as error:
+            raise ArtifactError(f"{version}: {error}") from error
 
     def _load(self, version: str, verified: str | None, rest: Callable[[float], None]) -> Served:
         settings, started = self._settings, time.perf_counter()

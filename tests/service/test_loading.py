@@ -104,6 +104,13 @@ def test_a_version_is_loaded_in_steps_with_rests_between_them_but_not_at_the_sta
     loader.close()
 
 
+def test_a_version_that_the_settings_do_not_fit_is_refused_as_a_damaged_one_is(tiny: Tiny) -> None:
+    loader = Loader(Settings(artifacts=tiny.artifacts, ranking_backend="nonsense"), Metrics())
+    with pytest.raises(ArtifactError, match=f"{tiny.version}: ranking backend must be auto or one of .*'nonsense'"):
+        asyncio.run(loader.loaded(tiny.version))
+    loader.close()
+
+
 def held(cache: UserCache, store: MemoryStore, *users: str) -> None:
     for user in users:
         cache.state(user, store.read(user), len(store.read(user)), cache.erasures())
