@@ -112,7 +112,7 @@ class Examples:
         reads is hidden from another.
         """
         user = self.targets.user[self.chosen]
-        order = np.lexsort((self.targets.event[self.chosen], user))
+        order = np.lexsort((self.targets.behavior[self.chosen], user))
         bounds = np.flatnonzero(np.diff(user[order], prepend=-1, append=-1))
         groups = [part for start, end in zip(bounds[:-1], bounds[1:], strict=True) for part in _parts(order[start:end], size)]
         if rng is not None:
@@ -175,7 +175,7 @@ def prepare(
     world = world_of(known)
     chosen = np.flatnonzero(targets.split == TRAIN)
     edges = np.linspace(_FIRST_WINDOW, config.protocol.train_share, config.statistic_windows + 1)[:-1]
-    window = np.searchsorted(edges, place[targets.event[chosen]], side="right") - 1
+    window = np.searchsorted(edges, place[targets.behavior[chosen]], side="right") - 1
     chosen, window = chosen[window >= 0], window[window >= 0]
     extra = np.empty((len(chosen), targets.candidate.shape[1], len(FEATURE_NAMES)), dtype=np.float32)
     for which, edge in enumerate(edges):

@@ -170,7 +170,7 @@ def candidate_features(item: KeyRecord, category: KeyRecord, moment: UserMoment,
 
 
 def decayed_counts(run_start: npt.NDArray[np.bool_], time_s: F64, decay_days: F64 = DECAY_DAYS, amount: F64 | None = None) -> F64:
-    """Decayed count after each event of consecutive runs: D_i = a_i + D_{i-1} exp(-(t_i - t_{i-1}) / tau), restarting at each run.
+    """Decayed count after each behavior of consecutive runs: D_i = a_i + D_{i-1} exp(-(t_i - t_{i-1}) / tau), restarting at each run.
 
     Args: `run_start` bool [M], `time_s` f64 [M] ascending within a run, `decay_days` the taus, `amount` f64 [M] the a_i, 1 where not given.
     Returns: f64 [M, len(decay_days)].

@@ -14,14 +14,14 @@ class HistoryIndex:
     """Records of every (user, key) pair at every moment of every user's history.
 
     Args:
-        user: int64 [E], user of each event; events of a user consecutive, oldest first.
+        user: int64 [E], user of each behavior; behaviors of a user consecutive, oldest first.
         key: int64 [E], item or category code >= 0.
         time_s: int64 [E] unix seconds.
         user_start: int64 [users + 1].
     """
 
     def __init__(self, user: I64, key: I64, time_s: I64, user_start: I64) -> None:
-        self._events = len(key)
+        self._behaviors = len(key)
         self._keys = int(key.max(initial=-1)) + 1
         pair = user.astype(np.int64) * self._keys + key
         order = np.argsort(pair, kind="stable")
@@ -31,20 +31,20 @@ class HistoryIndex:
         self._pair = sorted_pair[run_start]
         self._run = np.cumsum(run_start) - 1
         self._time = time_s[order].astype(np.float64)
-        self._place = self._run * self._events + order
+        self._place = self._run * self._behaviors + order
         self._decayed = decayed_counts(run_start, self._time)
-        # The event of the same pair just before each event, -1 for the first.
-        self._previous = np.full(self._events, -1, dtype=np.int64)
+        # The behavior of the same pair just before each behavior, -1 for the first.
+        self._previous = np.full(self._behaviors, -1, dtype=np.int64)
         self._previous[order[1:]] = np.where(run_start[1:], -1, order[:-1])
 
     def records(self, user: I64, key: I64, start: I64, end: I64) -> KeyRecord:
-        """Records of `key` [M] among the events `start:end` [M] (absolute indices) of `user` [M]; positions count from `start`."""
-        if self._events == 0 or len(key) == 0:
+        """Records of `key` [M] among the behaviors `start:end` [M] (absolute indices) of `user` [M]; positions count from `start`."""
+        if self._behaviors == 0 or len(key) == 0:
             return empty_record(len(key))
         pair = user.astype(np.int64) * self._keys + key
         run = np.minimum(np.searchsorted(self._pair, pair), len(self._pair) - 1)
-        newest = np.searchsorted(self._place, run * self._events + end) - 1
-        oldest = np.searchsorted(self._place, run * self._events + start)
+        newest = np.searchsorted(self._place, run * self._behaviors + end) - 1
+        oldest = np.searchsorted(self._place, run * self._behaviors + start)
         known = (key >= 0) & (key < self._keys) & (self._pair[run] == pair) & (newest >= oldest)
         newest, oldest = np.where(known, newest, 0), np.where(known, oldest, 0)
         before = np.maximum(oldest - 1, 0)
@@ -55,13 +55,13 @@ class HistoryIndex:
             count=(newest - oldest + 1.0) * known,
             first_s=self._time[oldest] * known,
             newest_s=self._time[newest] * known,
-            position=(self._place[newest] - self._run[newest] * self._events - start) * known.astype(np.float64),
+            position=(self._place[newest] - self._run[newest] * self._behaviors - start) * known.astype(np.float64),
             decayed=np.maximum(self._decayed[newest] - hidden, 0.0) * known[:, None],
         )
 
     def distinct(self, start: I64, end: I64) -> F64:
-        """Number of distinct keys among the events `start:end` [M], each range within one user: f64 [M]."""
-        if self._events == 0:
+        """Number of distinct keys among the behaviors `start:end` [M], each range within one user: f64 [M]."""
+        if self._behaviors == 0:
             return np.zeros(len(start))
         ranges, inverse = np.unique(np.stack([start, end], axis=1), axis=0, return_inverse=True)
         counted = np.zeros(len(ranges))
@@ -73,8 +73,8 @@ class HistoryIndex:
             last = min(len(order), first + max(1, _CELLS // max(1, int(length[order[min(len(order) - 1, first + 4096)]]))), first + 4096)
             rows = order[first:last]
             column = np.arange(max(1, int(length[rows].max())))
-            event = np.minimum(ranges[rows, :1] + column, self._events - 1)
-            is_first = (column < length[rows, None]) & (self._previous[event] < ranges[rows, :1])
+            behavior = np.minimum(ranges[rows, :1] + column, self._behaviors - 1)
+            is_first = (column < length[rows, None]) & (self._previous[behavior] < ranges[rows, :1])
             counted[rows] = is_first.sum(axis=1)
             first = last
         result: npt.NDArray[np.float64] = counted[inverse.reshape(-1)]

@@ -56,7 +56,7 @@ def impression_targets(folder: Path, log: InteractionLog, config: ProtocolConfig
     first = rows[:, 0]
     return Targets(
         user=user[first],
-        event=np.minimum(end[first], log.user_start[user[first] + 1] - 1),
+        behavior=np.minimum(end[first], log.user_start[user[first] + 1] - 1),
         history_end=end[first],
         timestamp=second[first],
         candidate=item[rows],

@@ -66,13 +66,13 @@ class ProtocolConfig:
 class Targets:
     """T targets with C candidates each; candidate 0 is the behavior itself (label 1), the others are drawn (label 0).
 
-    `user` i64 [T]; `event` i64 [T] the behavior's index in the log; `history_end` i64 [T] the first index the target must not see;
-    `timestamp` i64 [T]; `candidate` i32 [T, C] item codes; `label` f32 [T, C]; `split` i8 [T] TRAIN, VALIDATION or TEST. Sorted by event
+    `user` i64 [T]; `behavior` i64 [T] the behavior's index in the log; `history_end` i64 [T] the first index the target must not see;
+    `timestamp` i64 [T]; `candidate` i32 [T, C] item codes; `label` f32 [T, C]; `split` i8 [T] TRAIN, VALIDATION or TEST. Sorted by behavior
     within each split.
     """
 
     user: I64
-    event: I64
+    behavior: I64
     history_end: I64
     timestamp: I64
     candidate: npt.NDArray[np.int32]
@@ -82,7 +82,7 @@ class Targets:
     def digest(self) -> str:
         """Hash of what is asked about which behaviors: 32 hex digits; drawn targets and logged impressions of one log differ by it."""
         state = xxhash.xxh3_128()
-        for array in (self.event, self.history_end, self.timestamp, self.candidate, self.label, self.split):
+        for array in (self.behavior, self.history_end, self.timestamp, self.candidate, self.label, self.split):
             state.update(np.ascontiguousarray(array).data)
             state.update(b"|")
         return state.hexdigest()
@@ -144,23 +144,23 @@ def split_targets(log: InteractionLog, config: ProtocolConfig) -> Targets:
     parts: list[tuple[I64, npt.NDArray[np.int32]]] = []
     for which, per_user in ((TRAIN, config.train_targets), (VALIDATION, config.validation_targets), (TEST, config.test_targets)):
         rng = np.random.default_rng([config.seed, which])
-        event = np.flatnonzero(usable & (split == which))
-        if len(event) == 0:
+        behavior = np.flatnonzero(usable & (split == which))
+        if len(behavior) == 0:
             raise ValueError(f"no {('training', 'validation', 'test')[which]} target: {_why_none(log, config, split == which, place)}")
-        event = _sample_per_user(event, user[event], per_user, rng)
-        parts.append((event, _negatives(log, event, user[event], pool, config, rng)))
-    event = np.concatenate([event for event, _ in parts])
-    candidate = np.concatenate([np.concatenate([log.item[event][:, None], drawn], axis=1) for event, drawn in parts])
+        behavior = _sample_per_user(behavior, user[behavior], per_user, rng)
+        parts.append((behavior, _negatives(log, behavior, user[behavior], pool, config, rng)))
+    behavior = np.concatenate([behavior for behavior, _ in parts])
+    candidate = np.concatenate([np.concatenate([log.item[behavior][:, None], drawn], axis=1) for behavior, drawn in parts])
     label = np.zeros(candidate.shape, dtype=np.float32)
     label[:, 0] = 1.0
     return Targets(
-        user=user[event],
-        event=event,
-        history_end=end[event],
-        timestamp=log.timestamp[event],
+        user=user[behavior],
+        behavior=behavior,
+        history_end=end[behavior],
+        timestamp=log.timestamp[behavior],
         candidate=candidate,
         label=label,
-        split=split[event],
+        split=split[behavior],
     )
 
 
@@ -184,21 +184,21 @@ def _why_none(log: InteractionLog, config: ProtocolConfig, of_split: npt.NDArray
     )
 
 
-def _sample_per_user(event: I64, user: I64, per_user: int | None, rng: np.random.Generator) -> I64:
+def _sample_per_user(behavior: I64, user: I64, per_user: int | None, rng: np.random.Generator) -> I64:
     if per_user is None:
-        return event
-    order = np.lexsort((rng.random(len(event)), user))
+        return behavior
+    order = np.lexsort((rng.random(len(behavior)), user))
     sorted_user = user[order]
-    rank = np.arange(len(event)) - np.searchsorted(sorted_user, sorted_user)
-    return np.sort(event[order[rank < per_user]])
+    rank = np.arange(len(behavior)) - np.searchsorted(sorted_user, sorted_user)
+    return np.sort(behavior[order[rank < per_user]])
 
 
 def _negatives(
-    log: InteractionLog, event: I64, user: I64, pool: npt.NDArray[np.int32], config: ProtocolConfig, rng: np.random.Generator
+    log: InteractionLog, behavior: I64, user: I64, pool: npt.NDArray[np.int32], config: ProtocolConfig, rng: np.random.Generator
 ) -> npt.NDArray[np.int32]:
     if config.negative_rule == "trailing":
-        return _trailing(log, event, pool, config.negatives, rng)
-    drawn = pool[rng.integers(0, len(pool), (len(event), config.negatives))]
+        return _trailing(log, behavior, pool, config.negatives, rng)
+    drawn = pool[rng.integers(0, len(pool), (len(behavior), config.negatives))]
     if config.negative_rule == "popularity":
         return drawn
     num_items = len(log.item_id)
@@ -212,13 +212,13 @@ def _negatives(
 
 
 def _trailing(
-    log: InteractionLog, event: I64, pool: npt.NDArray[np.int32], negatives: int, rng: np.random.Generator
+    log: InteractionLog, behavior: I64, pool: npt.NDArray[np.int32], negatives: int, rng: np.random.Generator
 ) -> npt.NDArray[np.int32]:
     by_time = np.argsort(log.timestamp, kind="stable")
     time = log.timestamp[by_time]
-    end = np.searchsorted(time, log.timestamp[event])
-    start = np.searchsorted(time, log.timestamp[event] - _TRAILING_S)
-    place = start[:, None] + np.floor(rng.random((len(event), negatives)) * (end - start)[:, None]).astype(np.int64)
+    end = np.searchsorted(time, log.timestamp[behavior])
+    start = np.searchsorted(time, log.timestamp[behavior] - _TRAILING_S)
+    place = start[:, None] + np.floor(rng.random((len(behavior), negatives)) * (end - start)[:, None]).astype(np.int64)
     drawn = log.item[by_time[np.minimum(place, len(time) - 1)]]
     # Nobody did anything in the 30 days before: the training period's behaviors, as in the other rule.
     other = pool[rng.integers(0, len(pool), drawn.shape)]

@@ -15,7 +15,7 @@ import polars as pl
 from model.data.log import InteractionLog
 
 REQUIRED = ("user_id", "item_id", "timestamp")
-OPTIONAL = ("category_id", "session_id", "event", "label")
+OPTIONAL = ("category_id", "session_id", "label")
 LAST_TIMESTAMP = 2**32 - 1
 """Latest timestamp, unix seconds: what the behavior store can hold."""
 _REPORTED = 5

@@ -199,7 +199,7 @@ def with_histories(given: Problem, length: int, users: int) -> Problem:
     made = replace(
         targets,
         user=user,
-        event=end - 1,
+        behavior=end - 1,
         history_end=end,
         timestamp=end,
         candidate=candidate,

@@ -41,7 +41,7 @@ def test_every_feature_equals_the_loops(longest: int | None) -> None:
     known = (np.arange(log.num_behaviors) % 7 != 0) & (log.timestamp < np.quantile(log.timestamp, 0.8))
     behaviors = list(zip(log.item[known].tolist(), log.timestamp[known].tolist(), strict=True))
     world = source.world(known)
-    chosen = np.random.default_rng(0).permutation(len(targets.event))[:60]
+    chosen = np.random.default_rng(0).permutation(len(targets.behavior))[:60]
     found = source.features(targets, chosen, world)
     assert found.shape == (60, 3, len(FEATURE_NAMES)) and found.dtype == np.float32
     for t, row in enumerate(chosen):
@@ -88,14 +88,14 @@ def test_trap_no_target_is_inside_its_own_statistics(which: int) -> None:
     compared = 0
     for row in np.random.default_rng(1).permutation(len(examples.chosen))[:5]:
         target = examples.chosen[row]
-        event, taken, drawn = int(before.test.targets.event[target]), *examples.targets.candidate[target, :2].tolist()
+        event, taken, drawn = int(before.test.targets.behavior[target]), *examples.targets.candidate[target, :2].tolist()
         if taken == drawn:
             continue
         changed = replace(log, item=log.item.copy())
         changed.item[event] = drawn
         after = prepared(changed)
         same = {TRAIN: after.train, VALIDATION: after.validation, TEST: after.test}[which]
-        assert same.targets.event[same.chosen[row]] == event and same.targets.candidate[same.chosen[row], 0] == drawn
+        assert same.targets.behavior[same.chosen[row]] == event and same.targets.candidate[same.chosen[row], 0] == drawn
         np.testing.assert_array_equal(same.extra[row, 0], examples.extra[row, 1])
         compared += 1
     assert compared >= 3

@@ -40,7 +40,7 @@ def test_history_split_and_labels_are_those_of_the_log(tmp_path: Path) -> None:
     assert targets.label.tolist() == [[1, 0], [0, 0], [1, 1]]
     assert [[log.item_id[code] for code in row] for row in targets.candidate] == [["3", "4"], ["5", "6"], ["9", "1"]]
     assert targets.timestamp.tolist() == [125, 165, 190]
-    assert targets.event.max() < 10
+    assert targets.behavior.max() < 10
 
 
 def test_the_split_is_the_protocols(tmp_path: Path) -> None:

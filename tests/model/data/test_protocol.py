@@ -57,8 +57,8 @@ def test_the_split_is_by_whole_numbers_at_every_length() -> None:
 def test_the_first_fifty_behaviors_are_never_targets() -> None:
     log = random_log(1)
     targets = split_targets(log, ALL)
-    assert place(log, targets.event).min() == 50
-    assert place(log, split_targets(log, replace(ALL, first_target=5)).event).min() < 50
+    assert place(log, targets.behavior).min() == 50
+    assert place(log, split_targets(log, replace(ALL, first_target=5)).behavior).min() < 50
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -81,17 +81,17 @@ def test_a_basket_is_hidden_from_its_own_items() -> None:
 def test_every_row_is_what_its_event_says() -> None:
     log = random_log(2)
     targets = split_targets(log, ALL)
-    assert targets.user.tolist() == log.user_of_behavior()[targets.event].tolist()
-    assert targets.timestamp.tolist() == log.timestamp[targets.event].tolist()
-    assert targets.history_end.tolist() == history_end(log)[targets.event].tolist()
-    assert (targets.history_end > log.user_start[targets.user]).all() and (targets.history_end <= targets.event).all()
-    assert targets.candidate[:, 0].tolist() == log.item[targets.event].tolist()
-    assert targets.label.tolist() == [[1.0, 0.0, 0.0]] * len(targets.event)
+    assert targets.user.tolist() == log.user_of_behavior()[targets.behavior].tolist()
+    assert targets.timestamp.tolist() == log.timestamp[targets.behavior].tolist()
+    assert targets.history_end.tolist() == history_end(log)[targets.behavior].tolist()
+    assert (targets.history_end > log.user_start[targets.user]).all() and (targets.history_end <= targets.behavior).all()
+    assert targets.candidate[:, 0].tolist() == log.item[targets.behavior].tolist()
+    assert targets.label.tolist() == [[1.0, 0.0, 0.0]] * len(targets.behavior)
     length = np.diff(log.user_start)[targets.user]
-    expected = [oracle.split_of(p, n) for p, n in zip(place(log, targets.event).tolist(), length.tolist(), strict=True)]
+    expected = [oracle.split_of(p, n) for p, n in zip(place(log, targets.behavior).tolist(), length.tolist(), strict=True)]
     assert targets.split.tolist() == expected
     for which in (TRAIN, VALIDATION, TEST):
-        assert (np.diff(targets.event[targets.split == which]) > 0).all(), "sorted by event, each once"
+        assert (np.diff(targets.behavior[targets.split == which]) > 0).all(), "sorted by behavior, each once"
 
 
 def test_caps_are_per_user_and_reached() -> None:
@@ -102,12 +102,12 @@ def test_caps_are_per_user_and_reached() -> None:
         taken = np.bincount(targets.user[targets.split == which], minlength=log.num_users)
         there = np.bincount(every.user[every.split == which], minlength=log.num_users)
         assert taken.tolist() == np.minimum(there, most).tolist()
-        assert set(targets.event[targets.split == which]) <= set(every.event[every.split == which])
+        assert set(targets.behavior[targets.split == which]) <= set(every.behavior[every.split == which])
 
 
 def rows_of(targets: Targets, which: int) -> list[list[int]]:
     rows = targets.split == which
-    return np.concatenate([targets.event[rows, None], targets.candidate[rows]], axis=1).tolist()
+    return np.concatenate([targets.behavior[rows, None], targets.candidate[rows]], axis=1).tolist()
 
 
 def test_the_same_seed_gives_the_same_rows_and_another_seed_others() -> None:
@@ -288,7 +288,7 @@ def test_any_log_keeps_the_rules(histories: list[list[tuple[int, int, bool]]], f
         return
     targets = split_targets(log, config)
     length = np.diff(log.user_start)[targets.user]
-    where = place(log, targets.event)
+    where = place(log, targets.behavior)
     assert (where >= first).all() and (targets.history_end > log.user_start[targets.user]).all()
     assert targets.split.tolist() == [oracle.split_of(p, n) for p, n in zip(where.tolist(), length.tolist(), strict=True)]
     assert set(targets.candidate[:, 1:].reshape(-1).tolist()) <= set(log.item[training_period_mask(log, config)].tolist())
