@@ -14,7 +14,9 @@ def chosen(operation: str, backends: Mapping[str, _Backend], name: str, *given: 
     Raises: ValueError for an unknown name; RuntimeError when the named backend cannot run, with the reason.
     """
     if name == "auto":
-        return next(backend for backend in backends.values() if cast(Any, backend).can_run(*given)[0])
+        for backend in backends.values():
+            if cast(Any, backend).can_run(*given)[0]:
+                return backend
     if name not in backends:
         raise ValueError(f"backend must be auto or one of {', '.join(backends)}, got {name!r}")
     able, reason = cast(Any, backends[name]).can_run(*given)

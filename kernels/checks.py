@@ -22,13 +22,19 @@ def array(name: str, value: Any, dtype: type[np.generic], shape: tuple[int | Non
     if value.dtype != dtype:
         raise ValueError(f"{name} must have dtype {np.dtype(dtype)}, got {value.dtype}")
     have = value.shape
-    fits = len(have) == len(shape)
-    for want, size in zip(shape, have, strict=False):
-        fits = fits and (want is None or want == size)
-    if not fits:
+    if have != shape and not _fits(have, shape):
         expected = ", ".join("any" if want is None else str(want) for want in shape)
         raise ValueError(f"{name} must have shape [{expected}], got {list(value.shape)}")
     return np.ascontiguousarray(value)
+
+
+def _fits(have: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:
+    if len(have) != len(shape):
+        return False
+    # Of most arrays only the first length is free.
+    if shape[0] is None and have[1:] == shape[1:]:
+        return True
+    return all(want is None or want == size for want, size in zip(shape, have, strict=True))
 
 
 def finite(name: str, value: npt.NDArray[np.float32]) -> None:

@@ -159,7 +159,8 @@ class SearchKeys:
     @property
     def preparable(self) -> bool:
         """Whether keys of this length and width have a prepared form."""
-        return self.length >= SHORTEST_PREPARED and 1 <= len(self.key_LA[0]) <= WIDEST_PREPARED
+        length, width = self._placed[0].shape
+        return bool(length >= SHORTEST_PREPARED and 1 <= width <= WIDEST_PREPARED)
 
     def _bytes_to_prepare(self) -> int:
         if not self.preparable:

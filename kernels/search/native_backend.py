@@ -41,6 +41,7 @@ class _PrepareCall(ctypes.Structure):
 
 
 _CORES, _LINE = os.cpu_count() or 1, 64
+_INT32, _FLOAT32 = np.dtype(np.int32), np.dtype(np.float32)
 
 
 def can_run(arguments: SearchArguments | None = None) -> tuple[bool, str]:
@@ -64,11 +65,10 @@ def search(a: SearchArguments) -> tuple[I32, F32]:
     """See `kernels.search_topk`. Raises: RuntimeError when the library refuses the call, with the reason."""
     library, level = native_library.last_ready("search")
     keys = a.keys
-    num_targets, length = len(a.target_NA), keys.length
     core = None
-    if level and a.k * _KEPT_SHARE <= length and keys.preparable:
+    if level and a.k * _KEPT_SHARE <= keys.length and keys.preparable:
         core = keys.prepared_now
-        wanted = keys.count_targets(num_targets) >= _PREPARE_TARGETS if core is None else not _enough(core, keys)
+        wanted = keys.count_targets(len(a.target_NA)) >= _PREPARE_TARGETS if core is None else not _enough(core, keys)
         if wanted:
             core = prepare(keys)
         if core is not None and a.category_score_NC is not None and a.category_L is not keys.category_L:
@@ -78,24 +78,24 @@ def search(a: SearchArguments) -> tuple[I32, F32]:
 
 def run(a: SearchArguments, core: Prepared | None, library: ctypes.CDLL, level: int, *, first_pass_only: bool = False) -> tuple[I32, F32]:
     """One call of the library at a CPU level, with or without the filter. `first_pass_only` fills nothing: the hot loop, to be timed."""
-    num_targets, width = a.target_NA.shape
-    index_NK, score_NK = np.empty((num_targets, a.k), dtype=np.int32), np.empty((num_targets, a.k), dtype=np.float32)
-    category_score, bonus = a.category_score_NC, a.bonus
-    key_LA, key_address = a.keys.placed  # held until the library is done with it
+    target_NA, keys, k, bias, valid, category, category_score, bonus, num_threads = a
+    num_targets, width = target_NA.shape
+    index_NK, score_NK = np.empty((num_targets, k), _INT32), np.empty((num_targets, k), _FLOAT32)
+    key_LA, key_address = keys.placed  # held until the library is done with it
     call = _CALL.pack(
         _CALL.size,
         num_targets,
         len(key_LA),
         width,
-        a.k,
+        k,
         0 if category_score is None else category_score.shape[1],
-        0 if core is None else a.keys.dropped - core.dropped,
-        address(a.target_NA),
+        0 if core is None else keys.dropped - core.dropped,
+        address(target_NA),
         key_address,
         0 if core is None else core.address,
-        0 if a.bias_L is None else address(a.bias_L),
-        0 if a.valid_L is None else address(a.valid_L),
-        0 if category_score is None or a.category_L is None else address(a.category_L),
+        0 if bias is None else address(bias),
+        0 if valid is None else address(valid),
+        0 if category_score is None or category is None else address(category),
         0 if category_score is None else address(category_score),
         0 if bonus is None else address(bonus.start_N1),
         0 if bonus is None else address(bonus.index),
@@ -103,7 +103,7 @@ def run(a: SearchArguments, core: Prepared | None, library: ctypes.CDLL, level: 
         address(score_NK),
         0.0 if bonus is None else bonus.value,
         level,
-        min(a.num_threads, _CORES),
+        num_threads if num_threads < _CORES else _CORES,
     )
     status = (library.dare_search_first_pass if first_pass_only else library.dare_search)(call)
     if status != 0:

@@ -3,7 +3,7 @@
 python -m tests.kernels.native.sanitize [--seconds 60] [--seed 0]      (make sanitize)
 
 Builds all sources once more with -fsanitize, into build/sanitized, and runs Python with the sanitizer's allocator, so that every array
-has guarded ends. The first finding ends the run with the sanitizer's report and status 1.
+has guarded ends and is filled before it is used. The first finding ends the run with the sanitizer's report and status 1.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def environment() -> dict[str, str]:
     runtime = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True).stdout.strip()
     return os.environ | {
         "LD_PRELOAD": runtime,
-        "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=0:exitcode=1:detect_stack_use_after_return=1",
+        "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=0:exitcode=1:detect_stack_use_after_return=1:max_malloc_fill_size=1000000000",
         "UBSAN_OPTIONS": "print_stacktrace=1",
         "PYTHONMALLOC": "malloc",
         "OPENBLAS_NUM_THREADS": "1",

@@ -94,6 +94,16 @@ def test_integer_scores_give_the_same_sets_in_the_same_order(level: str, length:
             np.testing.assert_array_equal(found[1], wanted[1])
 
 
+@pytest.mark.parametrize("n", [1, 3, 4, 5, 31, 512, 4096])
+def test_any_number_of_targets(level: str, n: int) -> None:
+    rng = np.random.default_rng(n)
+    few, k = rng.integers(-2, 3, (31, 16)).astype(np.float32), rng.integers(-2, 3, (1100, 16)).astype(np.float32)
+    one_of = rng.integers(0, 31, n)
+    found, wanted = searched(few[one_of], filtered(k, level), 20, num_threads=2), truth(few, k, 20)
+    np.testing.assert_array_equal(found[0], wanted[0][one_of])
+    np.testing.assert_array_equal(found[1], wanted[1][one_of])
+
+
 def test_a_long_history_and_many_targets(level: str) -> None:
     q, k = data_set("gaussian", 65, 100_003, 16)
     bias = np.linspace(-2, 0, len(k), dtype=np.float32)
@@ -157,5 +167,22 @@ def test_what_a_call_leaves_in_its_memory_does_not_reach_the_next(level: str) ->
     alone = searched(small[0], keys, 9)
     searched(large[0], filtered(large[1], level), 100)
     again = searched(small[0], keys, 9)
+    np.testing.assert_array_equal(alone[0], again[0])
+    np.testing.assert_array_equal(alone[1], again[1])
+
+
+def test_what_memory_held_before_does_not_matter(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers, room for rows and prepared forms are written before they are read. Arenas: `make sanitize` fills them."""
+    q, k = data_set("outlier", 25, 3001, 18)
+    alone, empty = searched(q, filtered(k, level), 9), np.empty
+
+    def poisoned(*arguments: Any, **more: Any) -> np.ndarray:
+        made = empty(*arguments, **more)
+        made.reshape(-1).view(np.uint8)[:] = 0xA5
+        return made
+
+    monkeypatch.setattr(np, "empty", poisoned)
+    keys = filtered(k[:2500], level).append(k[2500:])
+    again = searched(q, keys, 9)
     np.testing.assert_array_equal(alone[0], again[0])
     np.testing.assert_array_equal(alone[1], again[1])
