@@ -1,4 +1,4 @@
-"""What is measured and against whom: the rows of the benchmark and the figures they are to reach (docs/performance.md)."""
+"""What is measured and against whom: the rows of the benchmark and the figures they are to reach."""
 
 from __future__ import annotations
 
