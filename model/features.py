@@ -61,9 +61,14 @@ FEATURE_NAMES = (
     *(f"taste_{name}" for name in TASTE_FEATURES),
     *(f"popularity_{name}" for name in POPULARITY_FEATURES),
 )
-FEATURE_RUNS = (len(RELATION_FEATURES), len(RELATION_FEATURES), len(USER_FEATURES))
-"""Lengths of the runs, from the first of `FEATURE_NAMES` on, that are the same for many candidates of a request: about the item those never
-taken share theirs, about the category those of a category, about the user all."""
+_OF_CATEGORY = ("statistic_log_category_share", "statistic_category_repeat_rate", "statistic_category_log_interval_days", CROSS_FEATURES[1])
+FEATURE_RUNS = (
+    tuple(FEATURE_NAMES.index(f"item_{name}") for name in RELATION_FEATURES),
+    tuple(FEATURE_NAMES.index(name) for name in (*(f"category_{name}" for name in RELATION_FEATURES), *_OF_CATEGORY)),
+    tuple(FEATURE_NAMES.index(f"user_{name}") for name in USER_FEATURES),
+)
+"""Places in `FEATURE_NAMES` of those that are the same for many candidates of a request: about the item those never taken share theirs,
+about the category those of a category, about the user all."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from kernels.ranking.arguments import F32, RankArguments
 from kernels.ranking.prepared_head import PreparedHead
 
 _CORES = os.cpu_count() or 1
-_HEAD, _TARGETS = struct.Struct("@11q14P3fi0q"), struct.Struct("@3q10P2i0q")
+_HEAD, _TARGETS = struct.Struct("@10q15P3fi0q"), struct.Struct("@3q10P2i0q")
 """`RankHead` and `RankTargets` of native/rank_call.hpp, field for field: packed, as ctypes structures of so many fields take 50
 microseconds to fill between the other work of a request."""
 _BYTES = _HEAD.size + _TARGETS.size
@@ -59,11 +59,10 @@ def pool(a: RankArguments) -> tuple[F32, F32]:
 def _packed(head: PreparedHead) -> bytes:
     steps, weights = head.steps, head.head
     tables = (head.tables.item, head.tables.category, head.tables.recency)
-    looked_up = (steps.threshold_ET, steps.step_ESH, steps.bin_EB2, steps.run_end) if steps else ()
+    looked_up = (steps.step_ESH, steps.point_SE, steps.width_SE, steps.input, steps.run_end) if steps else ()
     return _HEAD.pack(
         0 if steps else head.num_extra,
         head.num_extra if steps else 0,
-        steps.threshold_ET.shape[1] if steps else 0,
         steps.step_ESH.shape[1] if steps else 0,
         len(steps.run_end) if steps else 0,
         head.num_inputs,
@@ -73,7 +72,7 @@ def _packed(head: PreparedHead) -> bytes:
         *(address(table) for table in tables),
         *(address(array) for array in (head.center_X, head.w1_GF16, head.b1_G16, head.w2_GF16, head.b2_G16, head.w3_G16)),
         0 if head.category_CH is None else address(head.category_CH),
-        *((address(array) for array in looked_up) if steps else (0, 0, 0, 0)),
+        *((address(array) for array in looked_up) if steps else (0,) * 5),
         weights.a1,
         weights.a2,
         weights.b3,

@@ -25,12 +25,12 @@ class PreparedHead:
     w1 (its own, and the product's times that constant) that add up to one: 2 Rp of the F inputs disappear. There are few categories, so
     what u_category adds is looked up. Inputs left, in order: [u_item | h | (u * h)_item (u * h)_category | mass | extra].
 
-    Args: `head`, `tables` as for `pool_and_score`; neither may be written afterwards. `runs` lengths of runs of binned extra inputs, from
-    the first on, whose values many targets of a call share, as those about a category do: what they add is computed once.
+    Args: `head`, `tables` as for `pool_and_score`; neither may be written afterwards. `runs` of binned extra inputs whose values many
+    targets of a call share, as those about a category do: what they add is computed once.
     Raises: ValueError naming the argument and the value.
     """
 
-    def __init__(self, head: HeadWeights, tables: RankTables, runs: Sequence[int] = ()) -> None:
+    def __init__(self, head: HeadWeights, tables: RankTables, runs: Sequence[Sequence[int]] = ()) -> None:
         self.given_tables = tables
         self.tables = checked_tables(tables)
         self.head = checked_head(head, self.tables, None)
@@ -42,8 +42,9 @@ class PreparedHead:
         folded = of_h[own:] + u[:, None] * of_product[own:]
         bins = self.head.bins
         self.num_extra = len(rest) - 1 if bins is None else len(bins.low_EB)
-        if any(run < 1 for run in runs) or sum(runs) > (0 if bins is None else self.num_extra):
-            raise ValueError(f"runs must be lengths of at least 1 that add up to no more than the binned inputs, got {tuple(runs)}")
+        named, binned = [e for run in runs for e in run], range(0 if bins is None else self.num_extra)
+        if not all(runs) or len(set(named)) < len(named) or any(e not in binned for e in named):
+            raise ValueError(f"runs must name different ones of {len(binned)} binned inputs, each run at least one, got {runs}")
         self.center_X = np.zeros(len(rest), dtype=np.float32) if self.head.center is None else self.head.center
         self.steps = None if bins is None else _Steps(bins, rest[1:], self.center_X[1:].astype(np.float64), runs)
         dense = rest if bins is None else rest[:1]
@@ -71,21 +72,24 @@ class _Steps:
     """What binned inputs add to the first layer, as a table: piecewise linear, so its values at a few points are all of it.
 
     E (1 + B) rows of w1 would be read for every target; of this table two rows an input are. The points of an input are its T thresholds
-    and one on either side, where it goes on straight. The center is in it. `threshold_ET` f32 [E, T], padded to a
-    multiple of 16 with infinity; `step_ESH` f32 [E, B + 3, H1 padded to 16] values at the points; `bin_EB2` f32 [E, B + 2, 2] point and
-    distance to the next.
+    and one on either side, where it goes on straight. The center is in it. `input` i32 [E]: the inputs in the order of the tables, those of
+    the runs first; `run_end` i64 where each run ends. `step_ESH` f32 [E, B + 3, H1 padded
+    to 16] values at the points; `point_SE` and `width_SE` f32 [B + 2, E padded to 16] each point but the last, infinite where an input has
+    no more thresholds, and how far it is to the next.
     """
 
-    def __init__(self, bins: FeatureBins, weight_XH: F64, center_X: F64, runs: Sequence[int]) -> None:
+    def __init__(self, bins: FeatureBins, weight_XH: F64, center_X: F64, runs: Sequence[Sequence[int]]) -> None:
         num, most = bins.low_EB.shape
-        self.run_end = np.cumsum(runs, dtype=np.int64)
+        self.run_end = np.cumsum([len(run) for run in runs], dtype=np.int64)
+        first = [e for run in runs for e in run]
+        self.input = np.array([*first, *(e for e in range(num) if e not in first)], dtype=np.int32)
         hidden = weight_XH.shape[1]
         own, of_bin = weight_XH[:num], weight_XH[num:].reshape(num, most, hidden)
         center_E, center_EB = center_X[:num], center_X[num:].reshape(num, most)
-        self.threshold_ET = np.full((num, -(-(most + 1) // _GROUP) * _GROUP), np.inf, dtype=np.float32)
         self.step_ESH = _aligned(num, most + 3, -(-hidden // _GROUP) * _GROUP)
-        self.bin_EB2 = np.zeros((num, most + 2, 2), dtype=np.float32)
-        for e in range(num):
+        self.point_SE, self.width_SE = _aligned(most + 2, -(-num // _GROUP) * _GROUP), _aligned(most + 2, -(-num // _GROUP) * _GROUP)
+        self.point_SE[:], self.width_SE[:] = np.inf, 1.0
+        for place, e in enumerate(self.input.tolist()):
             low, width = bins.low_EB[e].astype(np.float64), bins.width_EB[e].astype(np.float64)
             real = int((low < NO_BIN).sum())
             threshold = np.append(low[:real], low[real - 1] + width[real - 1]) if real else np.zeros(1)
@@ -95,15 +99,15 @@ class _Steps:
             point = np.concatenate([threshold[:1] - reach, threshold, threshold[-1:] + reach]).astype(np.float32).astype(np.float64)
             encoded = np.zeros((len(point), most))
             encoded[:, :real] = np.clip((point[:, None] - low[:real]) / width[:real], 0.0, 1.0)
-            self.threshold_ET[e, : len(threshold)] = threshold
-            self.step_ESH[e, : len(point), :hidden] = (encoded - center_EB[e]) @ of_bin[e] + (point[:, None] - center_E[e]) * own[e]
+            self.step_ESH[place, : len(point), :hidden] = (encoded - center_EB[e]) @ of_bin[e] + (point[:, None] - center_E[e]) * own[e]
             # Points that coincide in float32 have no value between them.
-            self.bin_EB2[e, : len(point) - 1] = np.stack([point[:-1], np.where(np.diff(point) > 0, np.diff(point), 1.0)], axis=1)
+            self.point_SE[: len(point) - 1, place] = point[:-1]
+            self.width_SE[: len(point) - 1, place] = np.where(np.diff(point) > 0, np.diff(point), 1.0)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the tables."""
-        return self.threshold_ET.nbytes + self.step_ESH.nbytes + self.bin_EB2.nbytes
+        return self.step_ESH.nbytes + self.point_SE.nbytes + self.width_SE.nbytes
 
 
 def _by_category(category_C: Table, weight_cH: F64, b1_H: F64) -> F32 | None:

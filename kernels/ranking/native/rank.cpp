@@ -49,7 +49,7 @@ void rank_shares(void* context) {
     const RankCall& c = *shared.call;
     try {
         float* scratch = scratch_of(scratch_floats(c));
-        std::memset(scratch, 0, size_t(memo_flag_bytes(c)));
+        std::memset(scratch, 0, size_t(slots_bytes(c)));
         for (int64_t first; (first = shared.next.fetch_add(kShare)) < c.num_targets;)
             shared.level(c, first, std::min(first + kShare, c.num_targets), scratch);
     } catch (const std::bad_alloc&) {

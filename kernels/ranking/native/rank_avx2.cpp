@@ -55,11 +55,9 @@ OP float vhmax(V a) {
     v = _mm_max_ps(v, _mm_movehl_ps(v, v));
     return _mm_cvtss_f32(_mm_max_ss(v, _mm_movehdup_ps(v)));
 }
-// How many of sixteen numbers are x or less.
-OP int vcount_up_to(const float* p, float x) {
-    const int low = _mm256_movemask_ps(_mm256_cmp_ps(vload(p), vset(x), _CMP_LE_OQ)), high = _mm256_movemask_ps(_mm256_cmp_ps(vload(p + 8), vset(x), _CMP_LE_OQ));
-    return __builtin_popcount(unsigned(low | high << 8));
-}
+OP V vdiv(V a, V b) { return _mm256_div_ps(a, b); }
+// Of each lane, one of two, by whether a is x or less.
+OP V vpick(V a, V x, V yes, V no) { return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, x, _CMP_LE_OQ)); }
 
 #include "rank_kernel.hpp"
 }  // namespace

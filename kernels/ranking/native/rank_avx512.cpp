@@ -43,12 +43,9 @@ OP V vround(V a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _M
 OP V vscale(V a, V n) { return _mm512_scalef_ps(a, n); }
 OP float vsum(V a) { return _mm512_reduce_add_ps(a); }
 OP float vhmax(V a) { return _mm512_reduce_max_ps(a); }
-// How many of sixteen numbers are x or less.
-OP int vcount_up_to(const float* p, float x) {
-    uint32_t mask = _mm512_cmp_ps_mask(_mm512_loadu_ps(p), vset(x), _CMP_LE_OQ);
-    __asm__("" : "+r"(mask));  // short of registers, g++ 12 stores 16 bits and then counts 32 in memory
-    return __builtin_popcount(mask);
-}
+OP V vdiv(V a, V b) { return _mm512_div_ps(a, b); }
+// Of each lane, one of two, by whether a is x or less.
+OP V vpick(V a, V x, V yes, V no) { return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, x, _CMP_LE_OQ), no, yes); }
 
 #include "rank_kernel.hpp"
 }  // namespace

@@ -6,6 +6,8 @@
 
 #include "rank_pool.hpp"
 
+#include "rank_bins.hpp"
+
 #include "rank_head.hpp"
 
 // The block of targets that starts at `start`; their rows are to be asked for.
@@ -18,7 +20,8 @@ TARGET void prepare_block(const RankCall& c, int64_t start, int64_t last, Kept* 
 template <class T>
 TARGET void rank_targets(const RankCall& c, int64_t first, int64_t last, float* scratch) {
     const int64_t xs = padded(c.features), s1 = padded(c.hidden1), s2 = padded(c.hidden2), kept_stride = padded(c.num_kept);
-    float *memo = scratch, *x = memo + memo_floats(c), *y1 = x + kBlock * xs, *y2 = y1 + kBlock * s1, *at = y2 + kBlock * s2;
+    Sums sums = sums_of(c, scratch);
+    float *x = scratch, *y1 = x + kBlock * xs, *base = y1 + kBlock * s1, *y2 = base + kBlock * s1, *at = y2 + kBlock * s2;
     Kept kept[kBlock];
     for (Kept& one : kept) {
         one.weight = at;
@@ -26,9 +29,6 @@ TARGET void rank_targets(const RankCall& c, int64_t first, int64_t last, float* 
         at += 4 * kept_stride;
     }
     Ahead ahead{reinterpret_cast<const char**>(at), 0};
-    at += kBlock * lines_per_target(c) * 2;
-    const float** row = reinterpret_cast<const float**>(at);
-    float *within = at + 2 * padded(c.num_binned), *base = within + padded(c.num_binned);
     prepare_block<T>(c, first, last, kept, ahead);
     while (ahead.count > 0) ask(ahead);
     for (int64_t start = first; start < last; start += kBlock) {
@@ -36,7 +36,7 @@ TARGET void rank_targets(const RankCall& c, int64_t first, int64_t last, float* 
         for (int64_t m = 0; m < rows; ++m) {
             fill_features<T>(c, kept[m], start + m, x + m * xs);
             c.mass[start + m] = kept[m].mass;
-            fill_base(c, start + m, memo, row, within, base + m * s1);
+            fill_base(c, start + m, sums, base + m * s1);
         }
         // The rows of the next block are asked for while the head of this one is computed.
         prepare_block<T>(c, start + kBlock, last, kept, ahead);

@@ -61,14 +61,22 @@ TARGET void prepare(const RankCall& c, int64_t n, Kept& kept, Ahead& ahead) {
     kept.count = count;
     kept.mass = 0.0f;
     if (count == 0) return;
+    // Everything in registers: a count in memory would cost more than all else here.
+    const int32_t *item_of = c.behavior[0], *category_of = c.behavior[1], *recency_of = c.behavior[2];
+    int32_t *item = kept.row[0], *category = kept.row[1], *recency = kept.row[2];
     for (int64_t k = 0; k < count; ++k) {
         const int32_t j = index[k];
-        kept.row[0][k] = c.behavior[0][j];
-        kept.row[1][k] = c.behavior[1][j];
-        kept.row[2][k] = c.behavior[2][j];
-        const char* row = static_cast<const char*>(c.table[0]) + kept.row[0][k] * c.width[0] * int64_t(sizeof(T));
-        for (int64_t byte = 0; byte < c.width[0] * int64_t(sizeof(T)); byte += 64) ahead.line[ahead.count++] = row + byte;
+        item[k] = item_of[j];
+        category[k] = category_of[j];
+        recency[k] = recency_of[j];
     }
+    const char *table = static_cast<const char*>(c.table[0]), **line = ahead.line + ahead.count;
+    const int64_t bytes = c.width[0] * int64_t(sizeof(T));
+    for (int64_t byte = 0; byte < bytes; byte += 64) {
+        for (int64_t k = 0; k < count; ++k) line[k] = table + item[k] * bytes + byte;
+        line += count;
+    }
+    ahead.count = line - ahead.line;
     const int64_t end = (count + LANES - 1) / LANES * LANES;
     for (int64_t k = count; k < end; ++k) kept.weight[k] = -3.0e38f;
     V best_v = vload(kept.weight);

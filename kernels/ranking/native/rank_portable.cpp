@@ -39,12 +39,9 @@ OP V vround(V a) { return __builtin_convertvector(__builtin_convertvector(a - 0.
 OP V vscale(V a, V n) { return a * (V)((__builtin_convertvector(n, I) + 127) << 23); }
 OP float vsum(V a) { return (a[0] + a[2]) + (a[1] + a[3]); }
 OP float vhmax(V a) { a = vmax(a, V{a[2], a[3], a[0], a[1]}); return a[0] > a[1] ? a[0] : a[1]; }
-// How many of sixteen numbers are x or less.
-OP int vcount_up_to(const float* p, float x) {
-    int count = 0;
-    for (int i = 0; i < 16; ++i) count += p[i] <= x;
-    return count;
-}
+OP V vdiv(V a, V b) { return a / b; }
+// Of each lane, one of two, by whether a is x or less.
+OP V vpick(V a, V x, V yes, V no) { return vselect(a <= x, yes, no); }
 
 #include "rank_kernel.hpp"
 }  // namespace

@@ -106,7 +106,8 @@ def fuzz_ranking(rng: Random) -> None:
     w1, w2 = values(rng, features, hidden[0]) / max(8, features), values(rng, *hidden) / 8
     center = values(rng, features - 3 * tables.width) if rng.random() < 0.5 else None
     head = HeadWeights(w1, values(rng, hidden[0]), 0.25, w2, values(rng, hidden[1]), -0.1, values(rng, hidden[1]), 0.5, bins, center)
-    runs = () if bins is None else tuple(np.diff(np.unique(rng.integers(0, extra + 1, 4))).tolist())
+    cuts = np.unique(rng.integers(0, extra + 1, 4))
+    runs = () if bins is None else [part.tolist() for part in np.split(rng.permutation(extra), cuts)[1:-1]]
     extra_NE = values(rng, n, extra)
     index = rng.integers(-1, length, (n, k)).astype(np.int32) if length else np.full((n, k), -1, np.int32)
     score = np.where(index >= 0, values(rng, n, k), np.nan).astype(np.float32)

@@ -93,15 +93,15 @@ def test_a_prepared_head_holds_the_bins(backend: str, problem: Problem) -> None:
     np.testing.assert_array_equal(threads, bare)
 
 
-@pytest.mark.parametrize("runs", [(1,), (3, 2, 2), (7,), (2, 20)])
-def test_shared_runs_are_remembered_exactly(backend: str, problem: Problem, runs: tuple[int, ...]) -> None:
-    """Values of a run that come again, next to each other, apart, in part only, and more different ones than are remembered."""
+@pytest.mark.parametrize("runs", [((0,),), ((0, 1, 2), (4, 3), (21, 6)), ((9, 2, 11, 5, 6, 20, 1),), ((7, 8), (*range(7), *range(9, 22)))])
+def test_shared_runs_are_remembered_exactly(backend: str, problem: Problem, runs: tuple[tuple[int, ...], ...]) -> None:
+    """Values of a run that come again, next to each other, apart, in part only; inputs in any order."""
     arguments = binned(problem, 400, 22, 4)
     rng = np.random.default_rng(5)
     value = arguments["extra_NE"]
     few = value[rng.integers(0, 9, 400)]
     arguments["extra_NE"] = np.where(rng.random((400, 1)) < 0.5, few, value)
-    arguments["extra_NE"][:, : runs[0]] = few[:, : runs[0]]
+    arguments["extra_NE"][:, runs[0]] = few[:, runs[0]]
     alone, shared = (PreparedHead(arguments["head"], arguments["tables"], lengths) for lengths in ((), runs))
     one_by_one = [
         pool_and_score(
@@ -122,13 +122,25 @@ def test_shared_runs_are_remembered_exactly(backend: str, problem: Problem, runs
         np.testing.assert_array_equal(pool_and_score(**given, backend=backend, num_threads=threads)[0], found)
 
 
-@pytest.mark.parametrize("runs", [(0, 2), (-1,), (3, 5)])
-def test_impossible_runs_are_refused(problem: Problem, runs: tuple[int, ...]) -> None:
+def test_more_values_of_a_run_than_are_remembered(backend: str, problem: Problem) -> None:
+    """Each comes twice at least, so that 256 sums are kept and the rest is made anew; a whole call answers as its targets alone."""
+    arguments = binned(problem, 1400, 5, 3)
+    arguments["extra_NE"][700:] = arguments["extra_NE"][:700]
+    given = arguments | {"head": PreparedHead(arguments["head"], arguments["tables"], ((3, 1), (4,)))}
+    found = pool_and_score(**given, backend=backend)[0]
+    np.testing.assert_allclose(found, pool_and_score(**arguments, backend="reference")[0], rtol=0, atol=1e-5)
+    names, target = ("index_NK", "score_NK", "extra_NE"), arguments["target"]
+    late = given | {name: arguments[name][1300:] for name in names} | {"target": TargetRows(target.item_N[1300:], target.category_N[1300:])}
+    np.testing.assert_allclose(pool_and_score(**late, backend=backend)[0], found[1300:], rtol=0, atol=0 if backend == "native" else 1e-6)
+
+
+@pytest.mark.parametrize("runs", [((), (2,)), ((-1,),), ((3, 7),), ((1, 2), (4, 1)), ((5, 5),)])
+def test_impossible_runs_are_refused(problem: Problem, runs: tuple[tuple[int, ...], ...]) -> None:
     arguments = binned(problem, 3, 7, 3)
-    with pytest.raises(ValueError, match="runs must be lengths"):
+    with pytest.raises(ValueError, match="runs must name different ones of 7 binned inputs, each run at least one, got"):
         PreparedHead(arguments["head"], arguments["tables"], runs)
-    with pytest.raises(ValueError, match="runs must be lengths"):
-        PreparedHead(problem(1, 1, 1, 7)["head"], problem(1, 1, 1, 7)["tables"], (2,))
+    with pytest.raises(ValueError, match="of 0 binned inputs"):
+        PreparedHead(problem(1, 1, 1, 7)["head"], problem(1, 1, 1, 7)["tables"], ((2,),))
 
 
 def test_impossible_bins_are_refused(problem: Problem) -> None:
