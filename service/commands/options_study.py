@@ -52,6 +52,7 @@ OPTIONS = (
     Option("one epoch", _PLAIN, {}, {"epochs": 1}),
     Option("without features", _FEATURES, NO_FEATURES, {}),
     Option("without losses that teach search", _FEATURES, {"objectives": ()}, {}),
+    Option("with ages, search not taught", _FEATURES, {"ages": True, "objectives": ()}, {}),
     Option("without bins", _FEATURES, {"feature_bins": 0}, {}),
     Option("without calibration", _FEATURES, {}, {"calibrate": False}),
     Option("with search taught by ranking instead", _FEATURES, {"objectives": RANKING_TEACHES}, {}),
