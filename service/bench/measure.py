@@ -19,6 +19,7 @@ from kernels.ranking.arguments import F32
 from kernels.search.faiss_index import KINDS, FaissIndex, recall
 from service.bench.grid import REPRESENTATION
 
+LOOKUP_TWO_THREADS = "native, 2 threads"
 _USERS = 4
 _GATED = 16
 
@@ -162,6 +163,8 @@ def lookup_row(rows: int, wanted: int, budget_s: float) -> Row:
         if not np.array_equal(lookup_rows(given[0], index, backend=name), truth):
             raise SystemExit(f"{name}: finds other rows than the reference; nothing was timed")
     runs = {name: Entry(entry(name), given) for name in names}
+    if "native" in runs:
+        runs[LOOKUP_TWO_THREADS] = Entry(lambda hashes: lookup_rows(hashes, index, num_threads=2), given)
     return Row("lookup", f"{wanted:,} hashes among {len(known):,}", 1, names[0], take_turns(runs, budget_s))
 
 
