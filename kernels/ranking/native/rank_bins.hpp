@@ -119,8 +119,9 @@ TARGET const float* sum_of_run(const RankCall& c, int64_t r, int64_t first, int6
     RunSlots& slots = s.slots[r];
     const uint32_t slot = hash % kSlots, tag = hash | 1;
     const bool again = slots.tag[slot] == tag;
-    float *key = kept + (slots.place[slot] - 1) * (key_floats + hidden), *sum = s.sum + r * hidden;
+    float *key, *sum = s.sum + r * hidden;
     if (slots.place[slot] > 0) {
+        key = kept + (slots.place[slot] - 1) * (key_floats + hidden);
         if (again && std::memcmp(key, value, size_t(length) * sizeof(float)) == 0) return key + key_floats;
     } else if (again && slots.used < kSums) {
         slots.place[slot] = uint16_t(++slots.used);
