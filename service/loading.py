@@ -23,7 +23,7 @@ _log = logging.getLogger("dare.service")
 _WARM_LENGTH, _WARM_CANDIDATES, _WARM_ROUNDS = 1000, 500, 3
 _REST, _LONGEST_REST_S = 4.0, 0.5
 """Times what a step took, before the next one: a fifth of a core, so that requests find room beside it. A low priority would be no way out:
-the event loop waits for whoever holds the interpreter, and who holds it waits for a processor (docs/adr/0017)."""
+the event loop waits for whoever holds the interpreter, and who holds it waits for a processor (docs/adr/0018)."""
 _LONG = 4096
 """Behaviors from which a user is prepared ahead: from about there on it costs as much as an answer. Others are left to the requests, which
 spread them best."""

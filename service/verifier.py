@@ -26,7 +26,7 @@ class Verifier:
     """Verifies versions below `artifacts`, used by one thread at a time; `close` from any.
 
     Reading and searching all of a version in a thread takes the interpreter from requests again and again, and for long where the thread
-    has a low priority and holds it while it waits for a processor (docs/adr/0017).
+    has a low priority and holds it while it waits for a processor (docs/adr/0018).
     """
 
     def __init__(self, artifacts: Path) -> None:
