@@ -7,6 +7,7 @@ asks for only then. With neither the install succeeds without the library. `kern
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shlex
@@ -33,6 +34,12 @@ PROGRAM = "#include <thread>\n#include <vector>\nint main() { std::thread([] {})
 def sources() -> list[Path]:
     """Every translation unit, in a stable order."""
     return sorted([*ROOT.glob("kernels/native/*.cpp"), *ROOT.glob("kernels/*/native/*.cpp")])
+
+
+def digest() -> str:
+    """What the sources hold, which the library can be asked for: `kernels/native_library.py` refuses one built from others."""
+    every = sorted(path for place in ("native", "*/native") for path in ROOT.glob(f"kernels/{place}/*.[ch]pp"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in every)).hexdigest()[:16]
 
 
 def system_compiler() -> tuple[list[str] | None, str]:
@@ -85,9 +92,9 @@ def compiled(command: list[str], library: Path, flags: tuple[str, ...] = FLAGS, 
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent, prefix=".native-") as folder:
         objects = [Path(folder) / f"{source.parent.parent.name}-{source.stem}.o" for source in sources()]
-        include = f"-I{ROOT / 'kernels' / 'native'}"
+        include = [f"-I{ROOT / 'kernels' / 'native'}", f'-DDARE_SOURCES="{digest()}"']
         commands = [
-            [*command, *flags, include, "-c", "-o", str(made), str(source)] for source, made in zip(sources(), objects, strict=True)
+            [*command, *flags, *include, "-c", "-o", str(made), str(source)] for source, made in zip(sources(), objects, strict=True)
         ]
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             failed = [done.stderr for done in pool.map(ran, commands) if done.returncode]

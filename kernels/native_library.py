@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from typing import Any, cast
 
 import numpy.typing as npt
 
-PATH = Path(__file__).resolve().parent / "_native.so"
+FOLDER = Path(__file__).resolve().parent
+PATH = FOLDER / "_native.so"
 RECORD = PATH.with_name("_native_build.txt")
 """What the build said, written by setup.py beside the library or in its place."""
 LEVEL_VARIABLE = "DARE_CPU_LEVEL"
@@ -114,9 +116,18 @@ def _known() -> _Known | None:
     return _last[0]
 
 
+def _sources() -> str | None:
+    """`digest` of setup.py over the sources beside this file; None where the package was installed without them."""
+    every = sorted(path for place in ("native", "*/native") for path in FOLDER.glob(f"{place}/*.[ch]pp"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in every)).hexdigest()[:16] if every else None
+
+
 @functools.lru_cache(maxsize=8)
 def _load(path: Path) -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(path))
+    loaded.dare_sources.argtypes, loaded.dare_sources.restype = [], ctypes.c_char_p
+    if (there := _sources()) not in (None, loaded.dare_sources().decode()):
+        raise OSError(f"it was built from other sources than those of today, {there}: make setup")
     loaded.dare_cpu_runs.argtypes, loaded.dare_cpu_runs.restype = [ctypes.c_int32], ctypes.c_int
     return loaded
 

@@ -33,3 +33,6 @@ bool cpu_runs(int32_t level) { return level == kScalar; }
 
 // 1 where this CPU runs `level`, else 0.
 DARE_EXPORT int dare_cpu_runs(int32_t level) { return cpu_runs(level); }
+
+// What the sources held that this library was built from (setup.py).
+DARE_EXPORT const char* dare_sources() { return DARE_SOURCES; }

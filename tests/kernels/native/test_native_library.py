@@ -57,6 +57,21 @@ def test_a_damaged_library_is_a_reason_not_a_crash(tmp_path: Path, monkeypatch: 
     assert not able and reason.startswith("_native.so cannot be loaded: ")
 
 
+@pytest.mark.usefixtures("built")
+def test_a_library_of_other_sources_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an update without a build its structs would be read as those of today."""
+    native_library._load.cache_clear()
+    (tmp_path / "search" / "native").mkdir(parents=True)
+    (tmp_path / "search" / "native" / "search.cpp").write_text("// another version\n")
+    monkeypatch.setattr(native_library, "FOLDER", tmp_path)
+    monkeypatch.setattr(native_library, "_last", [None])
+    able, reason = native_library.can_run()
+    assert not able and reason.endswith(": make setup") and "other sources" in reason
+    monkeypatch.setattr(native_library, "FOLDER", tmp_path / "none")  # installed without sources
+    assert native_library.can_run()[0]
+    native_library._load.cache_clear()
+
+
 def test_the_package_is_small() -> None:
     folder = native_library.PATH.parent
     files = [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
