@@ -57,7 +57,7 @@ class Study:
         judge: Judge | None = None,
     ) -> None:
         self._log, self._folder, self._report, self._targets, self._artifacts, self._judge = log, folder, report, targets, artifacts, judge
-        self._digest = log.digest()
+        self._described, self._digest = log.describe(), log.digest()
         self._prepared: tuple[TrainConfig, Dataset] | None = None
 
     def check(self, cell: Cell) -> dict[str, Any] | None:
@@ -113,7 +113,7 @@ class Study:
         return {
             "kind": cell.kind,
             "config": asdict(cell.config),
-            "data": self._log.describe(),
+            "data": self._described,
             "digest": self._digest,
             "targets": "drawn" if self._targets is None else "given",
         }

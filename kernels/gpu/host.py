@@ -60,21 +60,25 @@ class _Memory:
     """Keys on the device: where those in use take more than `limit` bytes, the ones searched least lately are let go."""
 
     def __init__(self, limit: float) -> None:
-        self.limit = limit
+        self.limit, self._held = limit, 0
         self._bytes: OrderedDict[weakref.ref[_Rows], int] = OrderedDict()
 
     def used(self, rows: _Rows, key: Tensor) -> None:
         """Count these in, as the newest."""
-        self._bytes[weakref.ref(rows)] = key.nbytes
-        self._bytes.move_to_end(weakref.ref(rows))
-        if sum(self._bytes.values()) <= self.limit:
+        own = weakref.ref(rows)
+        if own in self._bytes:
+            self._bytes.move_to_end(own)
             return
-        for known in list(self._bytes):
-            oldest = known()
-            if oldest is None:  # forgotten by all who knew them, and freed
-                del self._bytes[known]
-            elif oldest is not rows and sum(self._bytes.values()) > self.limit:
-                del self._bytes[known]
+        self._bytes[own] = key.nbytes
+        self._held += key.nbytes
+        if self._held <= self.limit:
+            return
+        for known in [known for known in self._bytes if known() is None]:  # forgotten by all who knew them, and freed
+            self._held -= self._bytes.pop(known)
+        while self._held > self.limit and len(self._bytes) > 1:
+            known, size = self._bytes.popitem(last=False)
+            self._held -= size
+            if (oldest := known()) is not None:
                 oldest.key = None
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kernels.gpu import MAX_WIDTH
+
 KEY_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
-MAX_WIDTH = 256
 
 
 @dataclass(frozen=True, slots=True, eq=False)

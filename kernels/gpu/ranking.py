@@ -8,11 +8,11 @@ import torch
 import triton
 from torch import Tensor
 
+from kernels.gpu import MAX_KEPT
 from kernels.gpu.head import DeviceHead, check_head, head_launches
 from kernels.gpu.keys import tensor
 from kernels.gpu.launch import Launch, starts_early
 from kernels.gpu.ranking_kernels import pool_kernel
-from kernels.gpu.search import MAX_KEPT
 
 MAX_TABLE_WIDTH = 512
 MAX_EXTRA = 1024

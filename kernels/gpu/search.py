@@ -10,11 +10,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.gpu import MAX_KEPT
 from kernels.gpu.keys import RaggedKeys, tensor
 from kernels.gpu.launch import Launch, generation, starts_early
 from kernels.gpu.search_kernels import group_max_kernel, keep_best_kernel
 
-MAX_KEPT = 512
 # The matrix unit's number format for each format of keys, and a bound of the relative error of a product in it: rounding of one or
 # both factors (int8 is exact in fp16), with a tenth to spare. README.md derives the bound of a score.
 _FILTER: dict[torch.dtype, tuple[Any, float]] = {

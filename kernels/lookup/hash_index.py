@@ -7,8 +7,8 @@ import functools
 import numpy as np
 import numpy.typing as npt
 
+from kernels.aligned import LINE, aligned
 from kernels.checks import array
-from kernels.native_library import address
 
 U64 = npt.NDArray[np.uint64]
 BUCKETS = 59
@@ -17,7 +17,6 @@ _HASHES_PER_BUCKET = 5
 """At least this many on average, and less than twice as many: see README.md."""
 _PLACES = np.arange(BUCKETS + 1, dtype=np.int64)
 _FEW_BITS = 8
-_LINE = 64
 
 
 class HashIndex:
@@ -65,9 +64,7 @@ def _stretches(known: U64, bits: int, rows_a_stretch: int) -> npt.NDArray[np.uin
     start_SB1[:, :-1] = np.searchsorted(known, bound_SB)
     start_SB1[:-1, -1] = start_SB1[1:, 0]
     start_SB1[-1, -1] = len(known)
-    memory = np.empty(_LINE * (2**bits + 2), dtype=np.uint8)
-    begin = -address(memory) % _LINE
-    made = memory[begin : begin + _LINE * (2**bits + 1)].reshape(-1, _LINE)
+    made = aligned((2**bits + 1, LINE), np.uint8)
     first_S1 = made.view(np.int32)[:, 0]
     first_S1[:-1], first_S1[-1] = start_SB1[:, 0], len(known)
     drift_SB1 = start_SB1 - start_SB1[:, :1] - (_PLACES * rows_a_stretch // BUCKETS).astype(np.int32)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from kernels.aligned import aligned
 from kernels.ranking.arguments import F32, NO_BIN, FeatureBins, HeadWeights, RankTables, Table, checked_head, checked_tables
 from kernels.ranking.bfloat16 import as_float32
 
 _GROUP = 16
-_ALIGN_BYTES = 64
 MOST_FOLDED_BYTES = 16 * 2**20
 """Largest table over the categories: 20,000 of them at H1 = 200."""
 F64 = npt.NDArray[np.float64]
@@ -86,8 +85,8 @@ class _Steps:
         hidden = weight_XH.shape[1]
         own, of_bin = weight_XH[:num], weight_XH[num:].reshape(num, most, hidden)
         center_E, center_EB = center_X[:num], center_X[num:].reshape(num, most)
-        self.step_ESH = _aligned(num, most + 3, -(-hidden // _GROUP) * _GROUP)
-        self.point_SE, self.width_SE = _aligned(most + 2, -(-num // _GROUP) * _GROUP), _aligned(most + 2, -(-num // _GROUP) * _GROUP)
+        self.step_ESH = _zeros(num, most + 3, -(-hidden // _GROUP) * _GROUP)
+        self.point_SE, self.width_SE = _zeros(most + 2, -(-num // _GROUP) * _GROUP), _zeros(most + 2, -(-num // _GROUP) * _GROUP)
         self.point_SE[:], self.width_SE[:] = np.inf, 1.0
         for place, e in enumerate(self.input.tolist()):
             low, width = bins.low_EB[e].astype(np.float64), bins.width_EB[e].astype(np.float64)
@@ -115,7 +114,7 @@ def _by_category(category_C: Table, weight_cH: F64, b1_H: F64) -> F32 | None:
     hidden = -(-len(b1_H) // _GROUP) * _GROUP
     if len(category_C) * hidden * 4 > MOST_FOLDED_BYTES:
         return None
-    table = _aligned(len(category_C), hidden)
+    table = _zeros(len(category_C), hidden)
     table[:, : len(b1_H)] = b1_H + as_float32(category_C).astype(np.float64) @ weight_cH
     return table
 
@@ -124,17 +123,15 @@ def _packed(weight_FH: np.ndarray[tuple[int, ...], np.dtype[np.floating]]) -> F3
     """Columns in groups of 16, zeros after the last: f32 [G, F, 16], 64-byte aligned."""
     inputs, columns = weight_FH.shape
     groups = -(-columns // _GROUP)
-    packed = _aligned(groups, inputs, _GROUP)
+    packed = _zeros(groups, inputs, _GROUP)
     wide = np.zeros((inputs, groups * _GROUP), dtype=np.float32)
     wide[:, :columns] = weight_FH
     packed[:] = wide.reshape(inputs, groups, _GROUP).transpose(1, 0, 2)
     return packed
 
 
-def _aligned(*shape: int) -> F32:
-    """Zeros, f32, that start at a multiple of 64 bytes."""
-    size = math.prod(shape)
-    room = np.zeros(size + _ALIGN_BYTES // 4, dtype=np.float32)
-    skip = -room.ctypes.data % _ALIGN_BYTES // 4
-    zeros: F32 = room[skip : skip + size].reshape(shape)
+def _zeros(*shape: int) -> F32:
+    """Zeros, f32, that start at a cache line."""
+    zeros: F32 = aligned(shape, np.float32)
+    zeros[:] = 0.0
     return zeros

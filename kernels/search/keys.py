@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from kernels.aligned import LINE, aligned
 from kernels.checks import array, finite
 from kernels.native_library import address
 from kernels.room import Room
@@ -17,7 +18,7 @@ F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
 SHORTEST_PREPARED, WIDEST_PREPARED = 1000, 2048
 """Histories shorter than this many behaviors, and wider keys, have no prepared form: its fixed cost would be more than it saves."""
-_SLOTS, _GROUP, _LINE = 256, 16, 64
+_SLOTS, _GROUP = 256, 16
 _ROOM_SHARE = 8
 """Keys and prepared forms are made with room for an eighth more."""
 
@@ -61,13 +62,6 @@ class Prepared:
         return self.memory.nbytes + self.body.memory.nbytes
 
 
-def _room(rows: int, width: int) -> F32:
-    """f32 [rows, width] from the start of a cache line on: rows that lie across two cost twice the memory traffic."""
-    memory = np.empty(4 * rows * width + _LINE, dtype=np.uint8)
-    start = -address(memory) % _LINE
-    return memory[start : start + 4 * rows * width].view(np.float32).reshape(rows, width)
-
-
 def _capacity(length: int) -> int:
     return length + length // _ROOM_SHARE + _GROUP
 
@@ -77,7 +71,7 @@ class _Buffer(Room):
 
     def __init__(self, capacity: int, columns: Sequence[F32], category_L: I32 | None) -> None:
         super().__init__(capacity, len(columns[0]))
-        self.key = _room(capacity, sum(column.shape[1] for column in columns))
+        self.key: F32 = aligned((capacity, sum(column.shape[1] for column in columns)), np.float32)
         np.concatenate(columns, axis=1, out=self.key[: self.used])
         self.category: I32 | None = None
         if category_L is not None:
@@ -148,7 +142,7 @@ class SearchKeys:
         prepared = self._bytes_to_prepare() if self._prepared is None else self._prepared.nbytes
         if self._buffer is not None:
             return self._buffer.nbytes + prepared
-        rows = _capacity(self.length) if self.preparable and self._placed[1] % _LINE else self.length
+        rows = _capacity(self.length) if self.preparable and self._placed[1] % LINE else self.length
         return int(rows * (4 * self.key_LA.shape[1] + (0 if self._category is None else 4)) + prepared)
 
     @property
@@ -189,7 +183,7 @@ class SearchKeys:
         """
         with self._lock:
             if self._prepared is None or not enough(self._prepared):
-                if self._buffer is None and self._placed[1] % _LINE:
+                if self._buffer is None and self._placed[1] % LINE:
                     buffer = _Buffer(_capacity(self.length), [self.key_LA], self._category)
                     self._placed = buffer.key[: self.length], address(buffer.key)
                     self._buffer = buffer

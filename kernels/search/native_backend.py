@@ -7,9 +7,9 @@ import os
 import struct
 
 import numpy as np
-import numpy.typing as npt
 
 from kernels import native_library
+from kernels.aligned import aligned
 from kernels.native_library import address
 from kernels.search.arguments import F32, I32, SearchArguments
 from kernels.search.keys import Prepared, PreparedBody, SearchKeys
@@ -40,7 +40,7 @@ class _PrepareCall(ctypes.Structure):
     )
 
 
-_CORES, _LINE = os.cpu_count() or 1, 64
+_CORES = os.cpu_count() or 1
 _INT32, _FLOAT32 = np.dtype(np.int32), np.dtype(np.float32)
 
 
@@ -135,14 +135,14 @@ def _extended(library: ctypes.CDLL, level: int, keys: SearchKeys, have: Prepared
         # Keys that were appended to twice share a body: only one of them goes on in it.
         if keys.category_L is not None or have.body.used != have.length:
             return None
-        memory, start = _aligned(have.memory.nbytes - _LINE)
+        memory = aligned((have.memory.nbytes,), np.uint8)
         call = _PrepareCall(
             struct_bytes=ctypes.sizeof(_PrepareCall),
             length=rows,
             width=keys.key_LA.shape[1],
             key=keys.placed[1] + 4 * first * keys.key_LA.shape[1],
             older=have.address,
-            core=start,
+            core=address(memory),
             level=level,
         )
         status = library.dare_search_prepare(ctypes.byref(call))
@@ -150,7 +150,7 @@ def _extended(library: ctypes.CDLL, level: int, keys: SearchKeys, have: Prepared
             return None
         _done(status)
         have.body.used += rows
-    return Prepared(memory, start, have.body, have.dropped, have.length + rows)
+    return Prepared(memory, address(memory), have.body, have.dropped, have.length + rows)
 
 
 def _build(library: ctypes.CDLL, level: int, keys: SearchKeys) -> Prepared:
@@ -164,16 +164,10 @@ def _build(library: ctypes.CDLL, level: int, keys: SearchKeys) -> Prepared:
         level=level,
     )
     _done(library.dare_search_prepare(ctypes.byref(call)))
-    (memory, start), (body, call.body) = _aligned(call.core_bytes), _aligned(call.body_bytes)
-    call.core = start
+    memory, body = aligned((call.core_bytes,), np.uint8), aligned((call.body_bytes,), np.uint8)
+    call.core, call.body = address(memory), address(body)
     _done(library.dare_search_prepare(ctypes.byref(call)))
-    return Prepared(memory, start, PreparedBody(body, len(key_LA)), keys.dropped, len(key_LA))
-
-
-def _aligned(size: int) -> tuple[npt.NDArray[np.uint8], int]:
-    """Memory, and the first cache line in it that `size` bytes follow."""
-    memory = np.empty(size + _LINE, dtype=np.uint8)
-    return memory, (address(memory) + _LINE - 1) // _LINE * _LINE
+    return Prepared(memory, address(memory), PreparedBody(body, len(key_LA)), keys.dropped, len(key_LA))
 
 
 def _done(status: int) -> None:

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
+import functools
 from pathlib import Path
 
+from kernels import gpu
 from kernels.search.arguments import F32, I32, SearchArguments
-
-_MOST_KEPT, _WIDEST = 512, 256
 
 
 def can_run(arguments: SearchArguments | None = None) -> tuple[bool, str]:
     """Whether torch, triton and an NVIDIA device are there, as far as can be told without importing torch; and the limits of a search."""
-    for package in ("torch", "triton"):
-        if importlib.util.find_spec(package) is None:
-            return False, f"{package} is not installed (extra: gpu)"
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    if not interpreted and not (any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()):
-        return False, "there is no NVIDIA device"
-    if arguments is not None and arguments.k > _MOST_KEPT:
-        return False, f"k must be at most {_MOST_KEPT} on a GPU, got {arguments.k}"
-    if arguments is not None and arguments.target_NA.shape[1] > _WIDEST:
-        return False, f"keys must be at most {_WIDEST} wide on a GPU, got {arguments.target_NA.shape[1]}"
-    return True, "Triton's interpreter on the CPU, far too slow to serve" if interpreted else "Triton on an NVIDIA device"
+    if arguments is not None and arguments.k > gpu.MAX_KEPT:
+        return False, f"k must be at most {gpu.MAX_KEPT} on a GPU, got {arguments.k}"
+    if arguments is not None and arguments.target_NA.shape[1] > gpu.MAX_WIDTH:
+        return False, f"keys must be at most {gpu.MAX_WIDTH} wide on a GPU, got {arguments.target_NA.shape[1]}"
+    return _installed()
+
+
+@functools.cache
+def _installed() -> tuple[bool, str]:
+    """Looked at once: every search asks."""
+    if (package := gpu.missing_package()) is not None:
+        return False, f"{package} is not installed (extra: gpu)"
+    if gpu.interpreted():
+        return True, "Triton's interpreter on the CPU, far too slow to serve"
+    if any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists():
+        return True, "Triton on an NVIDIA device"
+    return False, "there is no NVIDIA device"
 
 
 def search(a: SearchArguments) -> tuple[I32, F32]:
