@@ -150,5 +150,6 @@ def _plot(tables: dict[str, list[dict[str, Any]]], path: Path) -> None:
             axes.plot([line["low"], line["high"]], [place, place], color="C0", linewidth=3)
         axes.set_yticks(range(len(lines)), [f"{heading.partition(':')[0]}, {line['model']}" for heading, line in reversed(lines)])
         axes.axvline(0, color="0.5", linewidth=0.8)
+        axes.locator_params(axis="x", nbins=5)
         axes.set_xlabel("test AUC minus that of the base (95 % interval)")
         axes.grid(alpha=0.3, axis="x")
