@@ -133,7 +133,7 @@ class Artifact:
         for name in _ALWAYS_THERE:
             if name not in files:
                 raise ArtifactError(f"{self.path}/manifest.json: does not list {name}")
-        self._verified = verified is not None
+        self.verified = verified is not None
         if verified is None:
             for name, entry in files.items():
                 self._verify(name, entry)
@@ -160,7 +160,7 @@ class Artifact:
             value = np.load(self.path / file, mmap_mode="r", allow_pickle=False)
         except (ValueError, OSError) as error:
             raise ArtifactError(f"{self.path}/{file}: {error}") from error
-        if value.dtype.kind == "f" and not self._verified and not _finite(value):
+        if value.dtype.kind == "f" and not self.verified and not _finite(value):
             raise ArtifactError(f"{self.path}/{file}: holds NaN or infinity")
         plain: npt.NDArray[Any] = np.asarray(value)
         return plain

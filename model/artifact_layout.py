@@ -8,10 +8,10 @@ import numpy as np
 
 from model.artifact import Artifact, ArtifactError
 from model.config import ModelConfig, from_dict
-from model.embedding_rows import TWO_SIDED
 from model.features import FEATURE_NAMES, ITEM_STATISTICS, POPULARITY_DAYS
 from model.popularity import DAYS
 from model.recency import NUM_AGES, NUM_BUCKETS
+from model.tables_layout import TWO_SIDED
 
 _CONFIG_KEYS = ("model", "scoring", "train", "feature_names", "data", "as_of")
 _MODEL_KEYS = ("attn_width", "repr_width", "kept", "longest", "hidden", "features", "feature_bins", "ages", "tables")

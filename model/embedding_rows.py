@@ -7,11 +7,10 @@ import numpy.typing as npt
 
 from kernels import RankTables
 from model.artifact import Artifact
+from model.tables_layout import TWO_SIDED
 
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
-TWO_SIDED = ("untied", "projected")
-"""Values of `ModelConfig.tables` with which a target's vector differs from a behavior's: each table holds both, behaviors first."""
 
 
 class EmbeddingRows:

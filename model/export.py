@@ -17,13 +17,13 @@ from model.artifact import activate, pack_texts, write_artifact
 from model.config import TrainConfig
 from model.data.protocol import training_period_mask
 from model.dataset import Dataset
-from model.embedding_rows import TWO_SIDED
 from model.features import FEATURE_NAMES
 from model.head import TargetAwareHead
 from model.item_hash import hash_item_ids
 from model.rank_graph import rank_graph
 from model.score_graph import score_graph
 from model.stages.registry import scoring_path
+from model.tables_layout import TWO_SIDED
 from model.two_stage import TwoStageModel
 
 Arrays = dict[str, npt.NDArray[Any]]

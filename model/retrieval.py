@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,9 +28,11 @@ class Retrieval:
 
     Only items with a row of their own are retrieved. The neighbours come from faiss where it is installed (exact up to 200,000 items,
     approximate beyond: inverted lists), from NumPy otherwise.
+
+    Args: `rest` is called between its parts.
     """
 
-    def __init__(self, catalogue: Catalogue, tables: RankTables) -> None:
+    def __init__(self, catalogue: Catalogue, tables: RankTables, rest: Callable[[], None] = lambda: None) -> None:
         self._catalogue = catalogue
         self._place = np.flatnonzero(catalogue.item_row[:-1] >= FIRST_ROW)
         row = catalogue.item_row[self._place]
@@ -38,6 +41,7 @@ class Retrieval:
         self._vector = (vector / np.maximum(np.linalg.norm(vector, axis=1, keepdims=True), 1e-9)).astype(np.float32)
         self._column = np.full(len(catalogue) + 1, -1, dtype=np.int64)
         self._column[self._place] = np.arange(len(self._place))
+        rest()
         popularity = catalogue.statistic[self._place, ITEM_STATISTICS.index("log_share_30d")]
         self._popular = np.argsort(-popularity, kind="stable")
         self._index, self._reason = _index_of(self._vector)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,9 @@ class ScoringRuntime:
     Use `ScoringRuntime.load`.
     """
 
-    def __init__(self, artifact: Artifact, num_threads: int, search: str, ranking: str) -> None:
-        check_layout(artifact)
+    def __init__(self, artifact: Artifact, num_threads: int, search: str, ranking: str, rest: Callable[[], None]) -> None:
+        if not artifact.verified:
+            check_layout(artifact)
         config = self.config = artifact.config
         self.version = artifact.version
         self.metrics: dict[str, Any] = artifact.metrics
@@ -73,6 +75,7 @@ class ScoringRuntime:
         self.max_kept = int(self._model["kept"])
         self.longest = min(int(self._model["longest"] or MAX_LENGTH), MAX_LENGTH)
         self.catalogue = Catalogue(artifact)
+        rest()
         self._embedding = EmbeddingRows(artifact)
         self._scoring: KernelScoring | GraphScoring
         self._keys_with_categories = False
@@ -83,7 +86,8 @@ class ScoringRuntime:
             raise ValueError(f"{artifact.version} is scored by its own graph: backends cannot be chosen, got {search!r} and {ranking!r}")
         else:
             self._scoring = GraphScoring(artifact, self._embedding, num_threads)
-        self._retrieval = Retrieval(self.catalogue, self._embedding.tables)
+        rest()
+        self._retrieval = Retrieval(self.catalogue, self._embedding.tables, rest)
 
     @classmethod
     def load(
@@ -95,14 +99,15 @@ class ScoringRuntime:
         search: str = "auto",
         ranking: str = "auto",
         verified: str | None = None,
+        rest: Callable[[], None] = lambda: None,
     ) -> ScoringRuntime:
         """Load and verify a version (None: `CURRENT`).
 
         Args: `num_threads` per request, unless it says otherwise; `search` and `ranking` backends by name, or "auto"; `verified` as that of
-        `Artifact`: for a version that was verified before.
+        `Artifact`: for a version that was verified before; `rest` is called between the parts of the work, a few ms each.
         Raises: ArtifactError; ValueError or RuntimeError for a backend that is unknown or cannot run.
         """
-        return cls(Artifact(artifacts, version, verified=verified), num_threads, search, ranking)
+        return cls(Artifact(artifacts, version, verified=verified), num_threads, search, ranking, rest)
 
     def prepare(self, item_hash_L: U64, timestamp_L: I64) -> UserState:
         """Prepare a user's history, oldest first: u64 [L] and i64 [L]. Only the newest behaviors the model reads are kept."""

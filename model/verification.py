@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from model.artifact import Artifact, ArtifactError, fingerprint
+from model.artifact_layout import check_layout
 
 REFUSED = 1
 
 
 def verify(artifacts: Path, version: str) -> str:
-    """Read every file of the version and compare it with its checksum, and search every array for NaN and infinity.
+    """Read every file of the version and compare it with its checksum, search every array for NaN and infinity, and check their layout.
 
     Returns: the fingerprint, for `Artifact(..., verified=)`. Raises: ArtifactError.
     """
@@ -25,6 +26,7 @@ def verify(artifacts: Path, version: str) -> str:
     for name in artifact.files:
         if name.endswith(".npy"):
             artifact.array(name.removesuffix(".npy"))
+    check_layout(artifact)
     return before
 
 

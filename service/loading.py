@@ -59,7 +59,7 @@ class Loader:
         """The version (None: that of `CURRENT`), verified here and now: nobody waits for this process yet. Raises: ArtifactError."""
         version = current_version(self._settings.artifacts) if version is None else version
         before = fingerprint(self._settings.artifacts, version)
-        served = self._load(version, None, lambda spent_s: None)
+        served = self._load(version, None, lambda: None)
         self._verifier.remember(version, before)
         return served
 
@@ -70,13 +70,16 @@ class Loader:
         """
         return await self._thread.run(lambda: self._beside_requests(version))
 
-    async def take_over(self, served: Served, before: Served) -> None:
-        """Prepare for a version whom another has prepared, last used first, as far as the new one's limit and a few seconds allow."""
-        await self._thread.run(lambda: self._take_over(served.users, before.users))
+    async def take_over(self, served: Served, before: Served, answers: Callable[[str], bool]) -> None:
+        """Prepare for a version whom another has prepared, last used first, as far as the new one's limit and a few seconds allow.
+
+        Args: `answers` whether the version is to answer for a user.
+        """
+        await self._thread.run(lambda: self._take_over(served.users, before.users, answers))
 
     async def let_go(self, served: Served) -> None:
         """Drop the users of a version that answers no new request: thousands of them take a while."""
-        await self._thread.run(served.users.retire)
+        await self._thread.run(lambda: served.users.retire(self._rests()))
 
     def close(self) -> None:
         """End what is under way, and the thread."""
@@ -84,46 +87,53 @@ class Loader:
         self._verifier.close()
         self._thread.close()
 
-    def _rest(self, spent_s: float) -> None:
-        self._closed.wait(min(_REST * spent_s, _LONGEST_REST_S))
+    def _rests(self) -> Callable[[], None]:
+        """What rests as long as the work since it last did asks for."""
+        worked_from = time.perf_counter()
+
+        def rest() -> None:
+            nonlocal worked_from
+            self._closed.wait(min(_REST * (time.perf_counter() - worked_from), _LONGEST_REST_S))
+            worked_from = time.perf_counter()
+
+        return rest
 
     def _beside_requests(self, version: str) -> Served:
         verified = self._verifier.verified(version)
         try:
-            return self._load(version, verified, self._rest)
+            return self._load(version, verified, self._rests())
         except ArtifactError:
             raise
         except (ValueError, RuntimeError) as error:
             raise ArtifactError(f"{version}: {error}") from error
 
-    def _load(self, version: str, verified: str | None, rest: Callable[[float], None]) -> Served:
+    def _load(self, version: str, verified: str | None, rest: Callable[[], None]) -> Served:
         settings, started = self._settings, time.perf_counter()
         runtime = ScoringRuntime.load(
-            settings.artifacts, version, search=settings.search_backend, ranking=settings.ranking_backend, verified=verified
+            settings.artifacts, version, search=settings.search_backend, ranking=settings.ranking_backend, verified=verified, rest=rest
         )
-        rest(time.perf_counter() - started)
+        rest()
         pace = Pace()
         warm_up(runtime, pace, rest)
         _log.info("loaded %s in %.3f s", version, time.perf_counter() - started)
         return Served(runtime, UserCache(runtime, settings.user_cache_bytes, self._metrics), pace)
 
-    def _take_over(self, users: UserCache, before: UserCache) -> None:
-        until, count = time.monotonic() + _LONGEST_S, 0
+    def _take_over(self, users: UserCache, before: UserCache, answers: Callable[[str], bool]) -> None:
+        until, count, rest = time.monotonic() + _LONGEST_S, 0, self._rests()
         for user_id in before.last_used_first(_LONG):
-            began = time.monotonic()
-            if began > until or not users.take_over(user_id, before):
+            if not answers(user_id):
+                continue
+            if time.monotonic() > until or self._closed.is_set() or not users.take_over(user_id, before):
                 break
             count += 1
-            self._rest(time.monotonic() - began)
-            if self._closed.is_set():
-                break
+            rest()
         _log.info("%d users were prepared ahead", count)
 
 
-def warm_up(runtime: ScoringRuntime, pace: Pace, rest: Callable[[float], None]) -> None:
+def warm_up(runtime: ScoringRuntime, pace: Pace, rest: Callable[[], None]) -> None:
     """Score a made-up user until nothing is left to be done for the first time, and note what it costs.
 
-    Args: `rest` is told how long each round took, s.
+    Args: `rest` is called after each round.
     Raises: ArtifactError when the scores are not finite.
     """
     known = runtime.catalogue.item_hash
@@ -136,7 +146,7 @@ def warm_up(runtime: ScoringRuntime, pace: Pace, rest: Callable[[float], None]) 
         scored = runtime.score(state, item_hash[:_WARM_CANDIDATES], runtime.as_of)
         if not np.isfinite(scored.click_probability_N).all():
             raise ArtifactError(f"{runtime.version}: the scores of a made-up user are not finite")
-        rest(time.perf_counter() - started)
+        rest()
     # The first rounds paid for what is done once; the last one is what a request costs.
     pace.prepared(_WARM_LENGTH, prepare_ms)
     pace.scored(_WARM_LENGTH, _WARM_CANDIDATES, scored.search_ms, scored.rank_ms)

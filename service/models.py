@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -154,14 +154,19 @@ class Models:
             wanted = await asyncio.to_thread(role, name, self._settings)
             if wanted in (self._role[name], self._refused_role.get(name)):
                 return
-            served = None if wanted.version is None else self._held(wanted.version) or await self._loader.loaded(wanted.version)
+            if wanted.version is None:
+                await self._play(name, wanted, None)
+            else:
+                async with self._arrived(wanted.version, lambda user_id: _share_of(user_id, name) < wanted.share) as served:
+                    await self._play(name, wanted, served)
         except (ArtifactError, OSError, ValueError) as error:
             refused = wanted or str(error)
             if refused != self._refused_role.get(name):
                 self._metrics.model_changes.labels("refused").inc()
                 _log.error("%s is not followed, all stays as it was: %s", name.upper(), error)
             self._refused_role[name] = refused
-            return
+
+    async def _play(self, name: RoleName, wanted: Role, served: Served | None) -> None:
         before, self._in_role[name], self._role[name] = self._in_role[name], served, wanted
         self._refused_role.pop(name, None)
         if before is not None and before not in self._loaded():
@@ -182,17 +187,23 @@ class Models:
         return next((served for served in self._loaded() if served.version == version), None)
 
     @asynccontextmanager
-    async def _arrived(self, version: str) -> AsyncIterator[Served]:
-        """The version, ready to be served in the place of the active one. Raises: ArtifactError."""
+    async def _arrived(self, version: str, answers: Callable[[str], bool] | None = None) -> AsyncIterator[Served]:
+        """The version, ready for the users for whom it is to answer or compare; None: for all, in the place of the active one.
+
+        Raises: ArtifactError.
+        """
         served = self._arriving = self._held(version) or await self._loader.loaded(version)
         try:
+            if answers is not None:
+                self._divide_cache()
             if served is not self.active:
-                await self._loader.take_over(served, self.active)
+                await self._loader.take_over(served, self.active, answers or (lambda user_id: True))
             yield served
         finally:
             self._arriving = None
             if served not in self._loaded():
                 served.users.retire()
+            self._divide_cache()
 
     def _divide_cache(self) -> None:
         loaded = self._loaded()
@@ -230,7 +241,6 @@ class Models:
         self._metrics.model_changes.labels("served").inc()
         if before not in self._loaded():
             await self._loader.let_go(before)
-        self._divide_cache()
 
 
 def _share_of(user_id: str, purpose: str) -> float:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 
 import numpy as np
 
@@ -13,6 +15,7 @@ from service.behavior_store import BehaviorSequence
 from service.metrics import Metrics
 
 _COMPARED = 32
+_AT_A_TIME = 64
 
 
 class UserCache:
@@ -109,14 +112,18 @@ class UserCache:
             self._max_bytes = max_bytes
             self._shrink()
 
-    def retire(self) -> None:
-        """Let go of everything and hold nothing any more: the model version answers no new request."""
+    def retire(self, rest: Callable[[], None] = lambda: None) -> None:
+        """Let go of everything and hold nothing any more: the model version answers no new request.
+
+        Args: `rest` is called after every few users.
+        """
         with self._lock:
             self._max_bytes = 0
         while self._held:
             with self._lock:
-                if self._held:
-                    self._drop(next(iter(self._held)))
+                for user_id in list(itertools.islice(self._held, _AT_A_TIME)):
+                    self._drop(user_id)
+            rest()
 
     def _hold(self, user_id: str, sequence: BehaviorSequence, end: int, state: UserState, erasures: int) -> None:
         with self._lock:

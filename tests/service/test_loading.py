@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,7 @@ from service.user_cache import UserCache
 from service.verifier import Verifier
 from tests.conftest import Tiny
 from tests.patience import PATIENCE_S, until
-from tests.service.model_versions import with_versions
+from tests.service.model_versions import rewrite, with_versions
 
 
 @pytest.fixture
@@ -99,9 +100,20 @@ def test_a_version_is_loaded_in_steps_with_rests_between_them_but_not_at_the_sta
     loader.at_start(None)
     assert waits.asked_s == []
     asyncio.run(loader.loaded(tiny.version))
-    assert len(waits.asked_s) == 4, "after loading, and after each round of warming up"
+    assert len(waits.asked_s) == 7, "after each part of loading, and after each round of warming up"
     assert all(0 < asked_s <= 0.5 for asked_s in waits.asked_s)
     loader.close()
+
+
+def test_the_layout_is_checked_where_the_rest_is_and_needs_no_kernels(tiny: Tiny, tmp_path: Path) -> None:
+    _, new = with_versions(tiny, tmp_path / "a", 1.0)
+    rewrite(tmp_path / "a" / new, "head_b3", np.zeros(2, np.float32))
+    for _ in range(2):
+        with pytest.raises(ArtifactError, match=r"head_b3\.npy: must be float32 \[1\], is float32 \[2\]"):
+            Verifier(tmp_path / "a").verified(new)
+    needs = "import sys, model.verification; print(*sys.modules)"
+    imported = subprocess.run([sys.executable, "-c", needs], capture_output=True, text=True, check=True).stdout.split()
+    assert "numpy" in imported and "kernels" not in imported
 
 
 def test_a_version_that_the_settings_do_not_fit_is_refused_as_a_damaged_one_is(tiny: Tiny) -> None:
@@ -208,3 +220,26 @@ def test_the_users_of_the_version_before_are_prepared_before_the_new_one_answers
     assert re.search(r'dare_user_cache_total\{outcome="ahead"\} 4.0', metrics.text().decode())
     models.close()
     assert models.active.users.state_bytes() == int(metrics.user_cache_bytes.collect()[0].samples[0].value), "of the version before nothing"
+
+
+def test_a_canary_and_a_shadow_get_the_users_of_their_share(
+    tiny: Tiny, tmp_path: Path, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.loading._LONG", 20)
+    _, new, other = with_versions(tiny, tmp_path / "a", 1.0, 2.0)
+    models = Models(Settings(artifacts=tmp_path / "a"), Metrics())
+    users = [f"user-{number}" for number in range(40)]
+    store.append([NewBehavior(user, 1, 1000 + place, None) for user in users for place in range(20)])
+    held(models.active.users, store, *users)
+    (tmp_path / "a" / "CANARY").write_text(f"{new} 0.5\n")
+    (tmp_path / "a" / "SHADOW").write_text(f"{other} 0.25\n")
+    asyncio.run(models._follow_role("canary"))
+    asyncio.run(models._follow_role("shadow"))
+    canary, shadow = models.canary, models.shadow
+    assert canary is not None and shadow is not None
+    asked = [user for user in users if models.choose(user, None) is canary]
+    compared = [user for user in users if models.shadow_of(user) is shadow]
+    assert 10 < len(asked) < 30 and 3 < len(compared) < 20
+    assert sorted(canary.users.last_used_first(0)) == sorted(asked)
+    assert sorted(shadow.users.last_used_first(0)) == sorted(compared)
+    models.close()
