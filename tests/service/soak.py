@@ -1,4 +1,5 @@
-"""A soak: one service on a shared store under half of the load that it can take, for half an hour; then 100 model versions in turn.
+"""A soak: one service on a shared store under half of the load that it can take, for half an hour, with a model version coming in now and
+then; then 100 versions in turn.
 
 `python -m tests.service.soak` prints what was measured and writes it, with a plot, to `--out`; status 1 when a target was missed.
 """
@@ -34,13 +35,21 @@ from loadtest.workload import RECOMMEND, SCORE, Request, Workload
 from model.artifact import current_version
 from model.data.tidy import read_tidy
 from service.commands.serving import load_into
+from service.heap import TRIM_S
 from service.redis_store import RedisStore
 from tests.service.model_versions import rewrite
 from tests.service.redis_server import RedisServer, free_port
 from tests.service.soak_figures import LEAST_WINDOWS, Window, misses, plot, table
 
 MOST_SWAP_GROWTH = 0.05
-"""Of resident memory, from swaps 11-20 to the last ten."""
+"""Of the highest resident memory, from the first to the last period of swaps after the tenth."""
+_SWAP_S = 1.5
+"""From one of the swaps at the end to the next, or as long as one takes."""
+_PERIOD = round(TRIM_S / _SWAP_S)
+"""Swaps in which the heap gives back once what is free: memory rises from one such moment to the next, and is compared over all of it."""
+_STOPPED_MS = 1000.0
+"""A generator that was late by this much stood still: the whole soak may have been stopped for another measurement. What such a window
+measured is counted apart."""
 _CACHES = {"DARE_USER_CACHE_BYTES": str(64 * 10**6), "DARE_STORE_CACHE_BYTES": str(16 * 10**6)}
 """Small enough to be full before the slopes begin: a cache that fills is growth, but no leak."""
 _CALLERS = 3
@@ -53,14 +62,19 @@ _MB = 1e6
 @dataclass
 class Soaked:
     """`rate` in requests a second, `capacity` what it is half of; `warm_mb` resident memory after each part of the warm-up; `errors` by
-    kind; `swap_mb` resident memory after each swap, `swap_errors` and `swap_ms` (latency) of the requests meanwhile."""
+    kind; `stopped` windows that the generator stood still in, with their requests and what was refused; `swaps` beside the load; `swap_mb`
+    resident and anonymous memory after each of those at the end, `swap_errors` and `swap_ms` (latency) of the requests meanwhile."""
 
     rate: float
     capacity: float
     warm_mb: list[float] = field(default_factory=list)
     windows: list[Window] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)
-    swap_mb: list[float] = field(default_factory=list)
+    stopped: int = 0
+    stopped_requests: int = 0
+    stopped_failed: int = 0
+    swaps: int = 0
+    swap_mb: list[tuple[float, float]] = field(default_factory=list)
     swap_errors: Counter[str] = field(default_factory=Counter)
     swap_ms: list[float] = field(default_factory=list)
     swap_requests: int = 0
@@ -70,15 +84,17 @@ class Soaked:
         """Targets that were not reached. Refusals of an overloaded service count in both parts."""
         found = misses(self.windows, dict(self.errors))
         found += [f"while swapping, {count} times {kind}" for kind, count in self.swap_errors.items()]
-        if self.swap_growth() > MOST_SWAP_GROWTH:
-            found.append(f"resident memory {self.swap_growth():+.1%} over the swaps")
+        if self.swap_growth()[0] > MOST_SWAP_GROWTH:
+            found.append(f"resident memory {self.swap_growth()[0]:+.1%} over the swaps")
         return found
 
-    def swap_growth(self) -> float:
-        """Of resident memory, from the second ten swaps to the last ten; 0 for fewer than 30 swaps."""
-        if len(self.swap_mb) < 30:
-            return 0.0
-        return float(np.mean(self.swap_mb[-10:]) / np.mean(self.swap_mb[10:20]) - 1)
+    def swap_growth(self) -> tuple[float, float]:
+        """Of the highest resident and anonymous memory, from the period after the tenth swap to the last; 0 for too few swaps."""
+        if len(self.swap_mb) < 10 + 2 * _PERIOD:
+            return 0.0, 0.0
+        first, last = (np.max(part, axis=0) for part in (self.swap_mb[10 : 10 + _PERIOD], self.swap_mb[-_PERIOD:]))
+        resident, anonymous = last / first - 1
+        return float(resident), float(anonymous)
 
 
 class Service:
@@ -108,10 +124,13 @@ class Service:
         """Resident memory."""
         return float(self._seen.memory_info().rss / _MB)
 
+    def anonymous_mb(self) -> float:
+        """Resident memory that is no file's."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        return int(re.search(r"RssAnon:\s+(\d+)", status)[1]) * 1024 / _MB  # type: ignore[index]
+
     def window(self, at_s: float, measured: Measured) -> Window:
         """What was measured, and what the process holds now."""
-        status = Path(f"/proc/{self._process.pid}/status").read_text()
-        anonymous = int(re.search(r"RssAnon:\s+(\d+)", status)[1]) * 1024  # type: ignore[index]
         with urllib.request.urlopen(f"{self.url}/metrics", timeout=30) as answer:
             cached = float(re.search(r"^dare_user_cache_bytes (\S+)", answer.read().decode(), re.MULTILINE)[1])  # type: ignore[index]
         p50_ms, p99_ms = np.percentile(latencies(measured) or [np.nan], [50, 99])
@@ -123,7 +142,7 @@ class Service:
             p99_ms=float(p99_ms),
             late_p99_ms=float(np.percentile(measured.late_ms, 99)),
             resident_mb=self.resident_mb(),
-            anonymous_mb=anonymous / _MB,
+            anonymous_mb=self.anonymous_mb(),
             cached_mb=cached / _MB,
             descriptors=self._seen.num_fds(),
             threads=self._seen.num_threads(),
@@ -173,13 +192,28 @@ async def warmed(url: str, workload: Workload, requests: int) -> None:
     await pool.close()
 
 
-async def loaded(url: str, workload: Workload, rate: float, seconds: float) -> Measured:
-    """A piece of the load; its requests are made before its clock starts."""
-    return await run(url, [workload.draw() for _ in range(max(1, int(rate * seconds)))], rate)
+async def loaded(url: str, workload: Workload, rate: float, seconds: float, version: str | None = None) -> Measured:
+    """A piece of the load; its requests are made before its clock starts. Args: `version` to be activated meanwhile."""
+    load = run(url, [workload.draw() for _ in range(max(1, int(rate * seconds)))], rate)
+    if version is None:
+        return await load
+    measured, refused = await asyncio.gather(load, activated(url, version))
+    measured.errors.update(refused)
+    return measured
+
+
+async def activated(url: str, version: str) -> list[str]:
+    """Activate a version; returns what went wrong, if anything did."""
+    pool = Connections(url, 1)
+    try:
+        answer = await pool.send(Request(f"/v1/models/{version}:activate", b""), 60.0)
+    finally:
+        await pool.close()
+    return [] if answer.status == 200 else [f"activate: {answer.status} {answer.body[:200]!r}"]
 
 
 async def swapped(service: Service, workload: Workload, soaked: Soaked, versions: Sequence[str], swaps: int) -> None:
-    """Activate the versions in turn while the load goes on."""
+    """Activate the versions in turn, as fast as they come in but for `_SWAP_S`, while the load goes on."""
     ended, began = asyncio.Event(), time.monotonic()
 
     async def load() -> None:
@@ -190,17 +224,15 @@ async def swapped(service: Service, workload: Workload, soaked: Soaked, versions
             soaked.swap_ms += latencies(measured)
 
     loading = asyncio.create_task(load())
-    pool = Connections(service.url, 1)
     try:
         for swap in range(swaps):
-            answer = await pool.send(Request(f"/v1/models/{versions[swap % len(versions)]}:activate", b""), 60.0)
-            if answer.status != 200:
-                soaked.swap_errors[f"activate: {answer.status} {answer.body[:200]!r}"] += 1
-            soaked.swap_mb.append(service.resident_mb())
+            soon = asyncio.create_task(asyncio.sleep(_SWAP_S))
+            soaked.swap_errors.update(await activated(service.url, versions[swap % len(versions)]))
+            await soon
+            soaked.swap_mb.append((service.resident_mb(), service.anonymous_mb()))
     finally:
         ended.set()
         await loading
-        await pool.close()
     soaked.swap_s = time.monotonic() - began
 
 
@@ -217,7 +249,17 @@ def soak(service: Service, workload: Workload, versions: Sequence[str], asked: a
     print(json.dumps({"capacity": soaked.capacity, "rate": soaked.rate}), flush=True)
     began = time.monotonic()
     while (at_s := time.monotonic() - began) < asked.seconds:
-        measured = asyncio.run(loaded(service.url, workload, soaked.rate, asked.window))
+        version = None
+        if asked.swap_every and at_s >= (soaked.swaps + 1) * asked.swap_every:
+            version = versions[soaked.swaps % len(versions)]
+            soaked.swaps += 1
+        measured = asyncio.run(loaded(service.url, workload, soaked.rate, asked.window, version))
+        if max(measured.late_ms) > _STOPPED_MS:
+            soaked.stopped += 1
+            soaked.stopped_requests += measured.sent
+            soaked.stopped_failed += measured.failed
+            print(json.dumps({"stopped_at_s": at_s, "late_ms": max(measured.late_ms), "errors": measured.errors}), flush=True)
+            continue
         soaked.errors.update(measured.errors)
         soaked.windows.append(service.window(at_s, measured))
         print(json.dumps(asdict(soaked.windows[-1])), flush=True)
@@ -251,6 +293,7 @@ def report(soaked: Soaked, asked: argparse.Namespace, name: str) -> str:
     load = np.mean([window.machine_load for window in windows])
     late = np.median([window.late_p99_ms for window in windows])
     swap_p50_ms, swap_p99_ms = np.percentile(soaked.swap_ms or [np.nan], [50, 99])
+    resident, anonymous = soaked.swap_growth()
     grown = windows[-1].store_mb - windows[0].store_mb
     user_mb, sequence_mb = (int(value) // 10**6 for value in _CACHES.values())
     return f"""# Soak, {name[:10]}
@@ -264,14 +307,16 @@ resident memory after each {asked.warm // _WARM_PARTS:,} of them {", ".join(f"{v
 {windows[-1].at_s / 60:.0f} minutes at {soaked.rate:.1f} requests a second ({_CALLERS} callers who never wait had got
 {soaked.capacity:.0f}/s before, at the best of {_CAPACITY_PARTS} times {asked.window:g} s): {sent} requests, {failed} without a 2xx
 answer. Sent late by p99 {late:.1f} ms (median over windows of {asked.window:g} s). Caches of {user_mb} MB (prepared users) and
-{sequence_mb} MB (sequences); the store grew by {grown:.1f} MB of posted behaviors.
+{sequence_mb} MB (sequences); the store grew by {grown:.1f} MB of posted behaviors. Meanwhile {soaked.swaps} model versions were activated.
+{soaked.stopped} further windows, in which the generator itself stood still for more than a second, are left out: {soaked.stopped_requests}
+requests, {soaked.stopped_failed} without a 2xx answer.
 
 {table(windows)}
 
 Then {len(soaked.swap_mb)} times one of {asked.versions} model versions activated in turn within {soaked.swap_s:.1f} s under the same load:
 {soaked.swap_requests} requests, {soaked.swap_errors.total()} without a 2xx answer, latency p50 {swap_p50_ms:.1f}, p99 {swap_p99_ms:.1f} ms;
-resident memory {soaked.swap_growth():+.1%} from
-swaps 11-20 to the last ten (at most {MOST_SWAP_GROWTH:.0%}).
+the highest resident memory {resident:+.1%} (at most {MOST_SWAP_GROWTH:.0%}), anonymous {anonymous:+.1%}, from swaps 11 to {10 + _PERIOD} to
+the last {_PERIOD}: as many as there are between two returns of free memory.
 
 {"Missed: " + "; ".join(missed) if missed else "No target missed."}
 
@@ -293,6 +338,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--warm", type=int, default=60_000, help="requests before that, to fill caches and heap (default %(default)s)")
     made.add_argument("--window", type=float, help="time between looks at the process, s (default: 10, or a 15th of less than 150 s)")
     made.add_argument("--swaps", type=int, default=100, help="model versions activated at the end (default %(default)s)")
+    made.add_argument(
+        "--swap-every", type=float, default=45.0, help="time between versions beside the load, s; 0: none (default %(default)s)"
+    )
     made.add_argument("--versions", type=int, default=3, help="how many versions take turns, 2 or more (default %(default)s)")
     made.add_argument("--rate", type=rate, help="requests a second, or half of the measured capacity (default: half)")
     made.add_argument("--users", type=int, default=2000, help="users drawn from (default %(default)s)")
