@@ -18,12 +18,13 @@ class CheckpointError(ValueError):
 @dataclass(slots=True)
 class TrainingState:
     """Where a training stands: steps done, the best validation and its weights, how many validations were not better, one entry of `curve`
-    for each."""
+    for each; `mean` of the head's weights over the latest steps on features alone."""
 
     step: int = 0
     best_auc: float | None = None
     worse: int = 0
     best: dict[str, Tensor] = field(default_factory=dict)
+    mean: dict[str, Tensor] = field(default_factory=dict)
     curve: list[dict[str, float]] = field(default_factory=list)
     finished: bool = False
 

@@ -98,7 +98,9 @@ class TrainConfig:
     validation rows at the end.
     `rows_per_step` counts (target, candidate) rows; steps are smaller, down to 128 rows, where an epoch would have fewer than `least_steps`
     of them: a small data set needs many steps too. `targets_per_chunk` targets share one lookup of their user's history.
-    `evaluations_per_epoch` validations, of which `patience` without a better AUC end the training; `min_item_count` behaviors earn an item
+    Learning rates fall linearly to zero over all epochs, or with `rates_restart` within each: the model is then as good after every epoch
+    as it would be without another, and one more may be tried and left out. No epoch begins once `enough_steps` are done (None: any number).
+    `evaluations_per_epoch` validations, of which `patience` without a better AUC end the training. `min_item_count` behaviors earn an item
     its own row; `statistic_windows` slices of the training period (see `model.dataset.prepare`); `taste_width` of the taste vectors.
     `statistics` "frozen", or "live": popularity counts what all users did on the days before the target's, as a service with counters of
     its own would know it; for studies only.
@@ -110,8 +112,10 @@ class TrainConfig:
     seed: int = 0
     feature_epochs: int = 0
     epochs: int = 2
+    enough_steps: int | None = None
     evaluations_per_epoch: int = 2
     patience: int = 3
+    rates_restart: bool = False
     calibrate: bool = False
     rows_per_step: int = 2048
     least_steps: int = 100
@@ -140,6 +144,8 @@ class TrainConfig:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)!r}")
+        if self.enough_steps is not None and self.enough_steps < 1:
+            raise ValueError(f"enough_steps must be at least 1 or None, got {self.enough_steps!r}")
         if self.feature_epochs < 0:
             raise ValueError(f"feature_epochs must be at least 0, got {self.feature_epochs!r}")
         if self.statistics not in ("frozen", "live"):
@@ -154,14 +160,27 @@ class TrainConfig:
 
 
 def default_preset(seed: int = 0) -> TrainConfig:
-    """DARE with what softmax discards, on whole histories and all targets; features first, search taught by losses of its own."""
-    model = ModelConfig(feature_bins=12, objectives=TEACH_SEARCH)
-    return TrainConfig(model=model, seed=seed, protocol=ProtocolConfig(seed=seed), feature_epochs=2, calibrate=True)
+    """DARE with what softmax discards, on whole histories and all targets; features first, search taught by losses of its own, passes over
+    everything until validation is no better."""
+    model = ModelConfig(feature_bins=12, ages=True, objectives=TEACH_SEARCH)
+    return TrainConfig(
+        model=model,
+        seed=seed,
+        protocol=ProtocolConfig(seed=seed),
+        feature_epochs=2,
+        epochs=8,
+        evaluations_per_epoch=1,
+        patience=1,
+        rates_restart=True,
+        least_steps=300,
+        calibrate=True,
+    )
 
 
 def demo_preset(seed: int = 0) -> TrainConfig:
-    """The default model, one pass over whole histories: what `make serve` trains."""
-    return replace(default_preset(seed), epochs=1, evaluations_per_epoch=1)
+    """The default with one pass over everything where that is a thousand steps, search not taught: what `make serve` trains."""
+    config = default_preset(seed)
+    return replace(config, model=replace(config.model, objectives=()), enough_steps=1000)
 
 
 def paper_preset(seed: int = 0) -> TrainConfig:

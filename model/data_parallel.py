@@ -79,6 +79,11 @@ class Ranks:
         distributed.broadcast(found, 0)
         return float(found)
 
+    def from_first_tensor(self, value: Tensor) -> None:
+        """Make the value, of one shape and type on all ranks, that of the first rank, in place."""
+        if self.size > 1:
+            distributed.broadcast(value, 0)
+
     def check_same(self, what: str, value: object) -> None:
         """Raises: ValueError on every rank where their values differ (`repr` is compared)."""
         if self.size == 1:
@@ -94,7 +99,7 @@ class Ranks:
         if self.size == 1:
             return
         for tensor in model.state_dict().values():
-            distributed.broadcast(tensor, 0)
+            self.from_first_tensor(tensor)
         for module in list(model.modules()):
             for name, child in module.named_children():
                 if type(child) is nn.BatchNorm1d:

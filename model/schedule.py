@@ -17,11 +17,12 @@ _LEAST_ROWS = 128
 @dataclass(frozen=True, slots=True)
 class Schedule:
     """Every step of a training, each a list of chunks, the first `alone` of them on features alone; it is validated after those of
-    `validate_after`."""
+    `validate_after`. `fallen` [steps]: the share by which each step's learning rates have fallen."""
 
     steps: list[list[Chunk]]
     alone: int
     validate_after: frozenset[int]
+    fallen: list[float]
 
     @classmethod
     def of(cls, config: TrainConfig, examples: Examples) -> Schedule:
@@ -29,12 +30,22 @@ class Schedule:
         feature_epochs = config.feature_epochs if config.model.features else 0
         every = [step for i in range(feature_epochs) for step in feature_steps(config, examples, i)]
         alone, parts = len(every), config.evaluations_per_epoch
+        epochs = _epochs(config, examples)
+        falls = [len(epoch) for epoch in epochs] if config.rates_restart else [sum(len(epoch) for epoch in epochs)]
+        fallen = [0.0] * alone + [i / steps for steps in falls for i in range(steps)]
         validate_after: set[int] = set()
-        for i in range(config.epochs):
-            epoch = epoch_steps(config, examples, i)
+        for epoch in epochs:
             validate_after |= {len(every) + round(len(epoch) * (j + 1) / parts) for j in range(parts)}
             every += epoch
-        return cls(every, alone, frozenset(validate_after))
+        return cls(every, alone, frozenset(validate_after), fallen)
+
+
+def _epochs(config: TrainConfig, examples: Examples) -> list[list[list[Chunk]]]:
+    """The epochs of everything: none begins once there are `enough_steps`."""
+    epochs: list[list[list[Chunk]]] = []
+    while len(epochs) < config.epochs and (config.enough_steps is None or sum(map(len, epochs)) < config.enough_steps):
+        epochs.append(epoch_steps(config, examples, len(epochs)))
+    return epochs
 
 
 def epoch_steps(config: TrainConfig, examples: Examples, epoch: int) -> list[list[Chunk]]:

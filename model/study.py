@@ -173,8 +173,10 @@ def _flat(values: dict[str, Any], outer: str = "") -> dict[str, Any]:
 _NOT_OF_DATA: dict[str, Any] = {
     "feature_epochs": 0,
     "epochs": 1,
+    "enough_steps": None,
     "evaluations_per_epoch": 1,
     "patience": 1,
+    "rates_restart": False,
     "calibrate": False,
     "rows_per_step": 1,
     "least_steps": 1,

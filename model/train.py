@@ -16,13 +16,16 @@ from types import FrameType, TracebackType
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
+from model.averaging import average
 from model.calibration import rescale, scale_and_shift
 from model.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from model.config import TrainConfig
 from model.data.log import InteractionLog
 from model.data_parallel import Chunk, Ranks
 from model.dataset import Dataset, Examples, Vocabulary
+from model.decorrelation import decorrelating_basis, train_along
 from model.feature_encoding import quantile_bins
 from model.metrics import auc, evaluate
 from model.schedule import Schedule
@@ -76,8 +79,9 @@ def train(
 ) -> Trained:
     """Train a model; with `checkpoint`, continue from it where it exists and write it every 20 seconds and on interruption.
 
-    After the feature epochs, at constant rates, the learning rates fall linearly to zero; validation happens `evaluations_per_epoch` times
-    an epoch and the best state is kept.
+    After the feature epochs, at constant rates and along the features' eigenvectors, the head goes on from the mean of its latest weights,
+    and the learning rates fall linearly to zero, over all epochs or within each; validation happens `evaluations_per_epoch` times an epoch
+    and the best state is kept.
     With several `ranks` each calls this with the same arguments and gets the same model: a step's chunks are shared out, and statistics and
     gradients are those of the whole step. All read `checkpoint`, the first writes it; another number of ranks may continue from it.
 
@@ -97,21 +101,16 @@ def train(
     ranks.check_same("the data, the configuration and the step to continue from", (fingerprint, state.step, state.best_auc))
     schedule = Schedule.of(config, data.train)
     total = len(schedule.steps)
+    turned = _turned(model, optimizer, data.train, config, ranks) if state.step < schedule.alone else []
     started = saved = time.monotonic()
     rows = 0
     model.train()
     with _Interrupts() as interrupts:
         while state.step < total and not state.finished:
-            chunks = schedule.steps[state.step]
-            if state.step == schedule.alone:
-                optimizer.state.clear()  # moments of weights that had no gradient until now would make their first steps too long
-            set_rates(optimizer, config, max(0, state.step - schedule.alone) / (total - schedule.alone))
-            take = step if state.step >= schedule.alone else feature_step
-            loss = take(model, optimizer, (data.log, data.vocabulary, data.train), chunks, ranks)
-            state.step += 1
+            loss = _advance(model, optimizer, data, schedule, state, turned, ranks, config)
             if not math.isfinite(loss):
                 raise DivergedError(f"training diverged: the loss is {loss} at step {state.step} of {total}; lower the learning rates")
-            rows += sum(len(chunk) for chunk in chunks) * data.train.targets.candidate.shape[1]
+            rows += sum(len(chunk) for chunk in schedule.steps[state.step - 1]) * data.train.targets.candidate.shape[1]
             if state.step in schedule.validate_after:
                 _validate(model, data, config, state, loss, ranks)
             report(Progress(state.step, total, loss, rows / (time.monotonic() - started), state.best_auc))
@@ -127,6 +126,33 @@ def train(
         _calibrate(model, data, ranks)
     seconds = time.monotonic() - started
     return Trained(model, state.curve, seconds, rows / max(seconds, 1e-9))
+
+
+def _advance(
+    model: TwoStageModel,
+    optimizer: torch.optim.Adam,
+    data: Dataset,
+    schedule: Schedule,
+    state: TrainingState,
+    turned: list[RemovableHandle],
+    ranks: Ranks,
+    config: TrainConfig,
+) -> float:
+    """Do the next step of the schedule; returns its loss."""
+    at, given = state.step, (data.log, data.vocabulary, data.train)
+    set_rates(optimizer, config, schedule.fallen[at])
+    state.step += 1
+    if at < schedule.alone:
+        loss = feature_step(model, optimizer, given, schedule.steps[at], ranks)
+        average(state.mean, model.head.state_dict(), state.step)
+        if state.step == schedule.alone:
+            model.head.load_state_dict(state.mean, strict=False)
+        return loss
+    if at == schedule.alone:
+        optimizer.state.clear()  # moments of weights that had no gradient until now would make their first steps too long
+        for hook in turned:
+            hook.remove()
+    return step(model, optimizer, given, schedule.steps[at], ranks)
 
 
 def _make_deterministic(num_threads: int) -> None:
@@ -147,7 +173,7 @@ def optimizer_of(model: TwoStageModel, config: TrainConfig) -> torch.optim.Adam:
 
 
 def set_rates(optimizer: torch.optim.Adam, config: TrainConfig, share: float) -> None:
-    """The learning rates where `share` of the steps that let them fall linearly to zero are done."""
+    """The learning rates where they have fallen by `share`."""
     for group, rate in zip(optimizer.param_groups, (config.embedding_learning_rate, config.learning_rate), strict=True):
         group["lr"] = rate * (1 - share)
 
@@ -188,6 +214,15 @@ def _descend(model: TwoStageModel, optimizer: torch.optim.Adam, loss_of: Callabl
     total = ranks.sum_gradients(model.parameters(), loss)
     optimizer.step()
     return total
+
+
+def _turned(
+    model: TwoStageModel, optimizer: torch.optim.Adam, examples: Examples, config: TrainConfig, ranks: Ranks
+) -> list[RemovableHandle]:
+    """Steps along the decorrelating basis, until the hooks are removed."""
+    basis_GG = decorrelating_basis(model, examples.extra.reshape(-1, model.num_features), config.seed)
+    ranks.from_first_tensor(basis_GG)
+    return train_along(basis_GG, optimizer, model.head)
 
 
 def predict(

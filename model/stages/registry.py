@@ -130,14 +130,24 @@ def configured(kind: str, spec: StageSpec) -> StageConfig:
     return made
 
 
+def reads_times(config: ModelConfig) -> bool:
+    """Whether the stages are those that the fused kernels serve, which alone read times of behaviors (`ages`, `sessions`)."""
+    return all(entry(kind, spec).capabilities.fused for kind, spec in _served(config))
+
+
+def _served(config: ModelConfig) -> list[tuple[str, StageSpec]]:
+    """The stages that are served, each with its kind."""
+    specs = [("search", config.search), ("pooling", config.pooling)]
+    return specs if config.encoder is None else [*specs, ("encoder", config.encoder)]
+
+
 def scoring_path(config: ModelConfig) -> str:
     """How an artifact of this model is scored: "kernels" (compiled, fused) or "graph" (ONNX Runtime).
 
     Raises: ValueError for an unknown stage or option, and for a stage that cannot be exported, or whose scores depend on which candidates
     are scored together.
     """
-    specs = [("search", config.search), ("pooling", config.pooling)]
-    specs += [] if config.encoder is None else [("encoder", config.encoder)]
+    specs = _served(config)
     for kind, spec in (*specs, *(("objective", spec) for spec in config.objectives)):
         configured(kind, spec)
     entries = [entry(kind, spec) for kind, spec in specs]
@@ -146,9 +156,12 @@ def scoring_path(config: ModelConfig) -> str:
             raise ValueError(f"{one.kind} stage {one.name!r} cannot be exported and served: {one.capabilities.reason}")
         if not one.capabilities.set_free:
             raise ValueError(f"{one.kind} stage {one.name!r} makes a candidate's score depend on the other candidates")
-    fused = all(one.capabilities.fused for one in entries)
+    fused = reads_times(config)
     timed = [name for name in ("ages", "sessions") if getattr(config, name)]
     if timed and not fused:
         one = next(one for one in entries if not one.capabilities.fused)
-        raise ValueError(f"{timed[0]} are served with exact search and target attention alone, not with {one.kind} stage {one.name!r}")
+        hint = f"`--set model.{timed[0]}=false` leaves them out"
+        raise ValueError(
+            f"{timed[0]} are served with exact search and target attention alone, not with {one.kind} stage {one.name!r}; {hint}"
+        )
     return "kernels" if fused else "graph"

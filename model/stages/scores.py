@@ -16,6 +16,9 @@ from model.tables import Rows, Space
 from model.tables_layout import UNKNOWN_ROW
 
 NEG_INF = float("-inf")
+_FIRST_BONUS = 0.5
+"""Of the target's own item, before it is learned: enough for search to keep that item's behaviors before others, too little for attention
+to look at nothing else. Beside hand-made features the click's loss does not lift it from 0."""
 
 
 class DareScore(nn.Module):
@@ -31,7 +34,7 @@ class DareScore(nn.Module):
         # The model owns the space's parameters; a second registration here would name them twice.
         self._space = (space,)
         self.longest = min(config.longest or MAX_LENGTH, MAX_LENGTH)
-        self.bonus = nn.Parameter(torch.zeros(())) if config.same_item_bonus else None
+        self.bonus = nn.Parameter(torch.tensor(_FIRST_BONUS)) if config.same_item_bonus else None
         self.category_bonus = nn.Parameter(torch.zeros(())) if config.same_category_bonus else None
         self.ages, self.sessions = config.ages, config.sessions
         self.age: Tensor

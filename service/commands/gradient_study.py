@@ -37,7 +37,8 @@ def gradient_conflict_command(
 ) -> None:
     """See `dare study gradient-conflict`."""
     config = studied(preset_config(preset, seed, threads), settings)
-    config = replace(config, name="twin", model=rival("twin", config.model), epochs=epochs or config.epochs)
+    planned = 1 if config.rates_restart else config.epochs  # nothing is validated here, so nothing says when to stop
+    config = replace(config, name="twin", model=rival("twin", config.model), epochs=epochs or planned)
     log = read(data, skip_bad_rows=False)
     with console.status("preparing") as status:
         targets = impression_targets(data, log, config.protocol) if impressions else None

@@ -29,33 +29,33 @@ class Option:
 
 
 NO_FEATURES = {"features": False, "feature_bins": 0}
-BASES: dict[str, dict[str, Any]] = {"plain": {**NO_FEATURES, "objectives": ()}, "demo": {}, "default": {}}
+BASES: dict[str, dict[str, Any]] = {"plain": {**NO_FEATURES, "ages": False, "objectives": ()}, "demo": {}, "default": {}}
 BASE_NOTES = {
-    "plain": "the default preset without hand-made features and losses that teach search",
+    "plain": "the default preset without hand-made features, ages and losses that teach search",
     "demo": "what `make serve` trains",
     "default": "the default preset",
 }
 USUAL_BASES = ("plain", "demo")
 RANKING_TEACHES = (StageSpec("posterior_over_all"),)
-_PLAIN, _FEATURES = ("plain",), ("demo", "default")
+_PLAIN, _DEMO, _DEFAULT = ("plain",), ("demo",), ("default",)
+_FEATURES = _DEMO + _DEFAULT
 _ALL = _PLAIN + _FEATURES
-_TAUGHT = Option("with losses that teach search", _PLAIN, {"objectives": TEACH_SEARCH}, {})
 OPTIONS = (
     Option("without mass", _ALL, {"mass": False}, {}),
     Option("without the own-item bonus", _ALL, {"same_item_bonus": False}, {}),
     Option("without both", _ALL, {"mass": False, "same_item_bonus": False}, {}),
-    Option("with ages", _ALL, {"ages": True}, {}),
+    Option("with ages", _PLAIN, {"ages": True}, {}),
+    Option("without ages", _FEATURES, {"ages": False}, {}),
     Option("with sessions", _ALL, {"sessions": True}, {}),
     Option("with the own-category bonus", _ALL, {"same_category_bonus": True}, {}),
-    _TAUGHT,
-    Option("with search taught by ranking", _PLAIN, {"objectives": RANKING_TEACHES}, {}),
+    Option("with losses that teach search", _PLAIN + _DEMO, {"objectives": TEACH_SEARCH}, {}),
+    Option("with search taught by ranking", _PLAIN + _DEMO, {"objectives": RANKING_TEACHES}, {}),
     Option("one epoch", _PLAIN, {}, {"epochs": 1}),
     Option("without features", _FEATURES, NO_FEATURES, {}),
-    Option("without losses that teach search", _FEATURES, {"objectives": ()}, {}),
-    Option("with ages, search not taught", _FEATURES, {"ages": True, "objectives": ()}, {}),
+    Option("without losses that teach search", _DEFAULT, {"objectives": ()}, {}),
     Option("without bins", _FEATURES, {"feature_bins": 0}, {}),
     Option("without calibration", _FEATURES, {}, {"calibrate": False}),
-    Option("with search taught by ranking instead", _FEATURES, {"objectives": RANKING_TEACHES}, {}),
+    Option("with search taught by ranking instead", _DEFAULT, {"objectives": RANKING_TEACHES}, {}),
     Option("tables of width 1", _FEATURES, {"attn_width": 1, "repr_width": 1}, {}),
 )
 
@@ -83,11 +83,7 @@ def _cell(option: Option | None, base: str, seed: int, threads: int, settings: S
     config = base_config(base, seed, threads, settings)
     if option is None:
         return Cell(f"{base}-seed{seed}", config)
-    config, name = option_config(option, config), f"{base}-{option.name.replace(' ', '-')}"
-    # Without features `default` is the very model that `plain` is with the losses that teach search; it is trained once.
-    if config == option_config(_TAUGHT, base_config("plain", seed, threads, settings)):
-        name = f"plain-{_TAUGHT.name.replace(' ', '-')}"
-    return Cell(f"{name}-seed{seed}", config)
+    return Cell(f"{base}-{option.name.replace(' ', '-')}-seed{seed}", option_config(option, config))
 
 
 def options_command(

@@ -13,6 +13,7 @@ from model.dataset import Dataset, prepare
 from model.export import check_served, export
 from model.metrics import without_nan
 from model.rivals import rival
+from model.stages.registry import reads_times
 from model.train import Progress, Trained, evaluate_examples, predict, train
 from service.commands.configuration import changed, preset_config
 from service.commands.data import read
@@ -38,7 +39,8 @@ def train_command(
 ) -> None:
     """See `dare train`."""
     config = preset_config(preset, seed, threads)
-    config = replace(config, name=model, model=rival(model, config.model))
+    stages = rival(model, config.model)
+    config = replace(config, name=model, model=replace(stages, ages=stages.ages and reads_times(stages)))
     if longest is not None:
         config = replace(config, model=replace(config.model, longest=longest))
     if epochs is not None:

@@ -16,7 +16,7 @@ from model.two_stage import TwoStageModel
 from tests.model.small_models import CATEGORIES, ITEMS, batch, logits
 from tests.model.test_two_stage import kept_of
 
-PLAIN = ModelConfig(attn_width=5, repr_width=6, kept=20, hidden=(9, 4), features=False)
+PLAIN = ModelConfig(attn_width=5, repr_width=6, kept=20, hidden=(9, 4), features=False, same_item_bonus=False)
 HOUR = 3600
 
 

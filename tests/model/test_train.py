@@ -25,7 +25,7 @@ from model.dataset import Dataset, prepare, steps
 from model.evaluate import evaluate_runtime
 from model.metrics import auc
 from model.runtime import ScoringRuntime
-from model.schedule import epoch_rng, epoch_steps, feature_steps
+from model.schedule import Schedule, epoch_rng, epoch_steps, feature_steps
 from model.train import (
     DivergedError,
     Progress,
@@ -45,7 +45,14 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> InteractionLog:
     return read_tidy(write_tidy(tmp_path_factory.mktemp("small"), users=15, items=80, categories=5, longest=140))
 
 
-CONFIG = replace(tiny_config(kept=8, hidden=(12, 6)), feature_epochs=1, epochs=2, evaluations_per_epoch=2, rows_per_step=192, taste_width=4)
+CONFIG = replace(
+    tiny_config(kept=8, hidden=(12, 6)),
+    feature_epochs=1,
+    epochs=2,
+    evaluations_per_epoch=2,
+    rows_per_step=192,
+    taste_width=4,
+)
 
 
 @pytest.fixture(scope="module")
@@ -307,6 +314,7 @@ def test_every_training_row_comes_once_an_epoch_beside_its_own_users(data: Datas
     ("make", "named"),
     [
         (lambda: TrainConfig(epochs=0), "epochs must be at least 1, got 0"),
+        (lambda: TrainConfig(enough_steps=0), "enough_steps must be at least 1 or None, got 0"),
         (lambda: TrainConfig(feature_epochs=-1), "feature_epochs must be at least 0, got -1"),
         (lambda: TrainConfig(rows_per_step=-1), "rows_per_step.*-1"),
         (lambda: TrainConfig(learning_rate=1.5), "learning_rate.*1.5"),
@@ -358,6 +366,23 @@ def test_whole_epochs_begin_at_full_rates_without_moments_and_are_evaluated_alon
     assert [entry["step"] for entry in trained.curve] == [int(first[i]) + round(whole[i] * part / 2) for i in (0, 1) for part in (1, 2)]
 
 
+def test_whole_epochs_begin_at_the_mean_of_the_heads_latest_weights(data: Dataset, tmp_path: Path) -> None:
+    seen: list[torch.Tensor] = []
+    alone, checkpoint = len(feature_steps(CONFIG, data.train, 0)), tmp_path / "c.pt"
+    last = [name for name, _ in build(CONFIG, data).named_parameters() if not name.startswith("tables.")].index("head.last.weight")
+    hook = register_optimizer_step_post_hook(lambda optimizer, *_: seen.append(optimizer.param_groups[1]["params"][last].detach().clone()))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(CONFIG, data, checkpoint, after(alone, ctrl_c))
+    finally:
+        hook.remove()
+    mean = seen[0]
+    for step, weight in enumerate(seen[1:], start=2):
+        mean = mean + (weight - mean) * 9 / (8 + step)
+    torch.testing.assert_close(torch.load(checkpoint, weights_only=True)["model"]["head.last.weight"], mean)
+    assert len(seen) == alone > 3 and (mean - seen[-1]).abs().max() > 1e-5
+
+
 def test_a_model_without_features_has_no_epochs_of_them(log: InteractionLog) -> None:
     config = replace(CONFIG, epochs=1, evaluations_per_epoch=1, model=replace(CONFIG.model, features=False))
     data = prepare(log, config)
@@ -368,6 +393,26 @@ def test_an_epoch_of_features_alone_has_every_row_once_in_an_order_of_its_own(da
     first, again, second = ([np.concatenate(step).tolist() for step in feature_steps(CONFIG, data.train, i)] for i in (0, 0, 1))
     assert first == again != second
     assert sorted(i for step in first for i in step) == list(range(len(data.train.chosen)))
+
+
+def test_rates_fall_over_all_epochs_or_within_each(data: Dataset) -> None:
+    config = replace(CONFIG, feature_epochs=1, epochs=3)
+    alone, (first, second, third) = len(feature_steps(config, data.train, 0)), [len(epoch_steps(config, data.train, i)) for i in range(3)]
+    once, each = (Schedule.of(replace(config, rates_restart=restart), data.train) for restart in (False, True))
+    whole = first + second + third
+    assert once.validate_after == each.validate_after and len(once.steps) == len(each.steps) == alone + whole
+    np.testing.assert_allclose(once.fallen, [0.0] * alone + [i / whole for i in range(whole)])
+    np.testing.assert_allclose(each.fallen, [0.0] * alone + [i / n for n in (first, second, third) for i in range(n)])
+
+
+def test_no_epoch_begins_once_there_are_enough_steps(data: Dataset) -> None:
+    config = replace(CONFIG, feature_epochs=0, epochs=3)
+    length = len(epoch_steps(config, data.train, 0))
+    epochs = {
+        enough: len(Schedule.of(replace(config, enough_steps=enough), data.train).validate_after) // 2 for enough in (1, length, length + 1)
+    }
+    assert epochs == {1: 1, length: 1, length + 1: 2}
+    assert len(Schedule.of(replace(config, enough_steps=10**6), data.train).steps) == len(Schedule.of(config, data.train).steps)
 
 
 def test_presets_are_what_they_say() -> None:

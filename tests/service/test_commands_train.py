@@ -78,6 +78,10 @@ def test_training_refuses_a_preset_it_does_not_know_and_too_little_data(dare: Da
     small = {"user_id": users, "item_id": [i % 9 for i in range(500)], "timestamp": list(range(500))}
     pl.DataFrame(small).write_parquet(tmp_path / "interactions.parquet")
     refused(dare("train", "--data", tmp_path, "--out", tmp_path / "a"), "error: no training target: it needs 50 earlier behaviors")
+    # Stages that are served by a graph read no ages: the preset's are left out, where somebody asks for them they are refused.
+    refused(dare("train", "--data", tmp_path, "--out", tmp_path / "a", "--model", "sdim"), "error: no training target")
+    asked = ("--model", "sdim", "--set", "model.ages=true")
+    refused(dare("train", "--data", tmp_path, "--out", tmp_path / "a", *asked), "ages are served with exact search", "model.ages=false")
     assert not (tmp_path / "a").exists()
 
 
@@ -103,7 +107,7 @@ def test_a_setting_that_cannot_be_is_refused_before_training(dare: Dare, folder:
 def test_any_field_of_the_configuration_can_be_set(dare: Dare, folder: Path, tmp_path: Path) -> None:
     settings = (
         "--set",
-        "model.ages=true",
+        "model.ages=false",
         "--set",
         "model.features=false",
         "--set",
@@ -116,7 +120,7 @@ def test_any_field_of_the_configuration_can_be_set(dare: Dare, folder: Path, tmp
     ran = dare("train", "--data", folder, "--out", tmp_path, "--preset", "demo", *settings, "--json")
     assert ran.code == 0 and ran.json["version"].startswith("mine-"), ran.err
     config = json.loads((tmp_path / ran.json["version"] / "config.json").read_text())
-    assert config["model"]["ages"] and not config["model"]["features"] and config["train"]["protocol"]["train_targets"] == 3
+    assert not config["model"]["ages"] and not config["model"]["features"] and config["train"]["protocol"]["train_targets"] == 3
 
 
 _INTERRUPTED = """
