@@ -15,7 +15,7 @@ from model.stages.pooling.target_attention import attention_mass, attention_weig
 from model.stages.protocols import Kept
 from model.stages.search.everything import Everything
 from model.two_stage import TwoStageModel
-from tests.model.small_models import CATEGORIES, batch, logits, made, moments
+from tests.model.small_models import CATEGORIES, ITEMS, batch, logits, made, moments
 from tests.oracles import dare as oracle
 
 KEPT = 20
@@ -45,6 +45,17 @@ def parameters(model: TwoStageModel) -> dict[str, oracle.F64]:
 
 def kept_of(model: TwoStageModel, b: UserBatch) -> Kept:
     return model.search(b, model.views([b])[0].attn)
+
+
+def test_before_training_search_keeps_the_targets_own_items_first() -> None:
+    torch.manual_seed(0)
+    model = TwoStageModel(VARIANTS["bonus"], ITEMS, CATEGORIES, 0).eval()
+    b = batch(1100, [700, 1100], candidates=20)
+    kept = kept_of(model, b)
+    own_ML = (b.item_key_L == b.target_key_TC.reshape(-1, 1)) & (b.recency_TL() >= 1).repeat_interleave(20, dim=0)
+    assert own_ML.sum(dim=1).min() > 0
+    found_M = own_ML.gather(1, kept.index_MK).sum(dim=1)
+    assert torch.equal(found_M, own_ML.sum(dim=1).clamp_max(KEPT)) and model.score.bonus is not None and model.score.bonus < 1
 
 
 @pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
