@@ -1,5 +1,6 @@
-"""The operations of the request path on bare arrays: search, ranking, features, look-up (docs/architecture.md)."""
+"""The operations of the request path on bare arrays: search, ranking, features, look-up, candidates (docs/architecture.md)."""
 
+from kernels.candidates import CandidateRows, CatalogueRows, HistoryRows, candidate_rows, candidates_backends, occurrences
 from kernels.features import HistoryFacts, ItemFacts, KeyRecords, candidate_features, features_backends
 from kernels.lookup import HashIndex, lookup_backends, lookup_rows
 from kernels.ranking import (
@@ -17,10 +18,13 @@ from kernels.search import ItemBonus, SearchKeys, approximate_backends, search_b
 
 __all__ = [
     "BehaviorRows",
+    "CandidateRows",
+    "CatalogueRows",
     "FeatureBins",
     "HashIndex",
     "HeadWeights",
     "HistoryFacts",
+    "HistoryRows",
     "ItemBonus",
     "ItemFacts",
     "KeyRecords",
@@ -31,9 +35,12 @@ __all__ = [
     "approximate_backends",
     "attention_weight",
     "candidate_features",
+    "candidate_rows",
+    "candidates_backends",
     "features_backends",
     "lookup_backends",
     "lookup_rows",
+    "occurrences",
     "pool_and_score",
     "ranking_backends",
     "search_backends",

@@ -26,6 +26,7 @@ FAILURES = {
     2: "this CPU lacks the level",
     3: "out of memory",
     4: "keys that wide are not prepared",
+    5: "a value is not sound",
 }
 """What a status other than 0 of a call means."""
 

@@ -7,22 +7,18 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from kernels import CandidateRows
+
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """N candidates of one user: `item_hash_N` u64; i32 [N] their places in the catalogue, category codes, records in the user's history
-    where the index of its items has them (-1: it has not), and table rows; `attn_NA` f32 their vectors in attention space, not scaled."""
+    """N candidates of one user: `item_hash_N` u64, and their `rows`, with vectors in attention space as the scoring wants them scaled."""
 
     item_hash_N: npt.NDArray[np.uint64]
-    place_N: I32
-    category_N: I32
-    indexed_N: I32
-    item_row_N: I32
-    category_row_N: I32
-    attn_NA: F32
+    rows: CandidateRows
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ class Catalogue:
     def __init__(self, artifact: Artifact) -> None:
         self.item_hash: npt.NDArray[np.uint64] = artifact.array("item_hash")
         try:
-            self._index = HashIndex(self.item_hash)
+            self.index = HashIndex(self.item_hash)
         except ValueError as error:
             raise ArtifactError(f"{artifact.path}/item_hash.npy: {error}") from error
         self.item_row: npt.NDArray[np.int32] = artifact.array("item_row")
@@ -71,7 +71,7 @@ class Catalogue:
 
     def places(self, item_hash_M: npt.NDArray[np.uint64]) -> npt.NDArray[np.int32]:
         """Place of each item, int32 [M]; -1, the item nobody knows, when unknown."""
-        return lookup_rows(item_hash_M, self._index)
+        return lookup_rows(item_hash_M, self.index)
 
     def id_at(self, place: int) -> str:
         """Id of the item at a place 0..I-1."""

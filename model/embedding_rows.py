@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from kernels import RankTables
+from kernels import CatalogueRows, RankTables
 from model.artifact import Artifact
+from model.catalogue import Catalogue
 from model.tables_layout import TWO_SIDED
 
 F32 = npt.NDArray[np.float32]
@@ -41,10 +42,13 @@ class EmbeddingRows:
         """Rows of `tables.category` of targets."""
         return category_row + np.int32(self._target_category) if self._target_category else category_row
 
-    def attn(self, item_row: I32, category_row: I32, target: bool = False) -> F32:
-        """[item ; category] in attention space: f32 [X, A]."""
-        if target:
-            item_row, category_row = self.target_item(item_row), self.target_category(category_row)
+    def of_targets(self, catalogue: Catalogue, scale: float) -> CatalogueRows:
+        """Where candidates' rows are, those in attention space multiplied by `scale`."""
+        item, category = self._attn_item[self._target_item :], self._attn_category[self._target_category :]
+        return CatalogueRows(catalogue.index, catalogue.item_row, catalogue.category, catalogue.category_row, item, category, scale)
+
+    def attn(self, item_row: I32, category_row: I32) -> F32:
+        """[item ; category] of behaviors in attention space: f32 [X, A]."""
         return np.concatenate(self.attn_parts(item_row, category_row), axis=1)
 
     def attn_parts(self, item_row: I32, category_row: I32) -> tuple[F32, F32]:

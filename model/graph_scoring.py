@@ -21,6 +21,9 @@ _CELLS = 4_000_000
 class GraphScoring:
     """Scores with `score.onnx`. Raises: RuntimeError when onnxruntime is not installed."""
 
+    attn_scale = 1.0
+    """Of targets in attention space: the graph scales them."""
+
     def __init__(self, artifact: Artifact, rows: EmbeddingRows, num_threads: int) -> None:
         try:
             import onnxruntime
@@ -39,7 +42,7 @@ class GraphScoring:
     def score(self, state: UserState, candidates: Candidates, timestamp: int, extra_NE: F32, num_threads: int) -> Ranked:
         """Score every candidate, by the threads given at the start. The graph does not tell its stages apart: all of its time counts as
         ranking."""
-        length = state.length
+        length, of = state.length, candidates.rows
         padded = max(length, self._least)
         item, category = _padded(state.item_row_L, padded), _padded(state.category_row_L, padded)
         inputs: dict[str, npt.NDArray[Any]] = {
@@ -50,9 +53,9 @@ class GraphScoring:
             "length": np.array([length], dtype=np.int64),
         }
         target: dict[str, npt.NDArray[Any]] = {
-            "attn_target_NA": candidates.attn_NA,
-            "repr_target_NR": self._rows.content(candidates.item_row_N, candidates.category_row_N, target=True),
-            "target_category_N": candidates.category_row_N.astype(np.int64),
+            "attn_target_NA": of.attn_NA,
+            "repr_target_NR": self._rows.content(of.item_row_N, of.category_row_N, target=True),
+            "target_category_N": of.category_row_N.astype(np.int64),
             "target_key_N": candidates.item_hash_N.view(np.int64),
             "extra_NE": extra_NE,
         }

@@ -36,7 +36,8 @@ class KernelScoring:
         model = artifact.config["model"]
         self._kept = int(model["kept"])
         width = rows.attn_width // 2
-        self._scale = np.float32(1 / math.sqrt(2 * width))
+        self.attn_scale = 1 / math.sqrt(2 * width)
+        """Of targets in attention space, by equation 1."""
         recency = rows.attn_recency.astype(np.float64)
         bias_P = (recency @ recency[0] / math.sqrt(width)).astype(np.float32)
         self._bias = bias_P
@@ -68,7 +69,8 @@ class KernelScoring:
         bias = self._bias[recency] if self._ages or self._sessions else self._bias_by_place[newest]
         index, score = self._best(state, candidates, bias, num_threads)
         search_ms = (time.perf_counter() - started) * 1e3
-        target = TargetRows(self._rows.target_item(candidates.item_row_N), self._rows.target_category(candidates.category_row_N))
+        of = candidates.rows
+        target = TargetRows(self._rows.target_item(of.item_row_N), self._rows.target_category(of.category_row_N))
         behavior = BehaviorRows(state.item_row_L, state.category_row_L, recency)
         return Ranked(self._ranker.rank(index, score, behavior, target, extra_NE, num_threads), index, score, search_ms)
 
@@ -80,11 +82,11 @@ class KernelScoring:
         for first in range(0, max(1, count), block):
             rows = slice(first, first + block)
             scored = search_topk(
-                candidates.attn_NA[rows] * self._scale,  # 1/sqrt(2d) of equation 1
+                candidates.rows.attn_NA[rows],
                 state.keys,
                 min(self._kept, max(state.length, 1)),
                 bias_L=bias_L,
-                category_score_NC=self._of_own_category(candidates.category_row_N[rows]) if self.of_category else None,
+                category_score_NC=self._of_own_category(candidates.rows.category_row_N[rows]) if self.of_category else None,
                 bonus=self._bonus_of(state, candidates, rows),
                 backend=self._search,
                 num_threads=num_threads,
@@ -98,7 +100,7 @@ class KernelScoring:
     def _bonus_of(self, state: UserState, candidates: Candidates, rows: slice) -> ItemBonus | None:
         if not self._bonus:
             return None
-        return state.occurrences.bonus(candidates.item_hash_N[rows], candidates.indexed_N[rows], self._bonus)
+        return state.occurrences.bonus(candidates.item_hash_N[rows], candidates.rows.indexed_N[rows], self._bonus)
 
     def _of_own_category(self, category_row_N: I32) -> F32:
         """The bonus of behaviors of each candidate's category: f32 [N, C], 0 elsewhere; the unknown category is nobody's own."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from kernels import HashIndex, ItemBonus, lookup_rows
+from kernels import HashIndex, ItemBonus, lookup_rows, occurrences
 from model.record_table import Occurring, starts
 
 U64 = npt.NDArray[np.uint64]
@@ -71,6 +71,8 @@ class Occurrences:
 
     def bonus(self, candidate_hash_N: U64, indexed_N: I32, value: float) -> ItemBonus:
         """The score bonus of the behaviors of each candidate's own item. Args: `indexed_N` what `indexed` says of the candidates."""
+        if not len(self.newer_hash) and not len(self.gone_hash):
+            return ItemBonus(*occurrences(self.start, self.position, indexed_N, self.first), value)
         # -1 starts and ends where the first item starts.
         left = self.start.take(indexed_N, mode="clip")
         if len(self.gone_hash):

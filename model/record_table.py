@@ -92,6 +92,13 @@ class RecordTable:
             place = np.where(self.changed[at] == key_N, self.changed_row[at], place)
         return place
 
+    def by_code(self, size: int) -> I32:
+        """Row of the record of each key 0..size - 1: i32 [size], -1 where it is absent."""
+        row = np.full(size, -1, dtype=np.int32)
+        row[self.key] = np.arange(len(self.key), dtype=np.int32)
+        row[self.changed] = self.changed_row
+        return row
+
     def lookup(self, key_N: Keys) -> KeyRecord:
         """Records of the given keys [N]; never-seen records where a key is absent."""
         place = self.places(key_N)

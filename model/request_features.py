@@ -17,11 +17,11 @@ I32 = npt.NDArray[np.int32]
 
 def request_features(state: UserState, catalogue: Catalogue, candidates: Candidates, timestamp: int) -> F32:
     """Features of N candidates of one user: f32 [N, len(FEATURE_NAMES)]. Args: `timestamp` unix seconds of the request."""
-    hash_N, place_N = candidates.item_hash_N, candidates.place_N
+    hash_N, rows = candidates.item_hash_N, candidates.rows
     if not kernels.features_backends()["native"][0]:
-        return numpy_features(state, catalogue, hash_N, place_N, timestamp)
-    item_N, category_N = state.items.places(hash_N, candidates.indexed_N), state.categories.places(candidates.category_N)
-    return kernels.candidate_features(state.facts(catalogue.taste), catalogue.facts, place_N, item_N, category_N, timestamp)
+        return numpy_features(state, catalogue, hash_N, rows.place_N, timestamp)
+    item_N, facts = state.items.places(hash_N, rows.indexed_N), state.facts(catalogue.taste)
+    return kernels.candidate_features(facts, catalogue.facts, rows.place_N, item_N, rows.category_record_N, timestamp)
 
 
 def numpy_features(state: UserState, catalogue: Catalogue, candidate_hash_N: U64, place_N: I32, timestamp: int) -> F32:

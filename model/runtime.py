@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kernels import SearchKeys, attention_weight, features_backends, lookup_backends
+from kernels import SearchKeys, attention_weight, candidate_rows, candidates_backends, features_backends, lookup_backends
 from model.artifact import Artifact
 from model.artifact_layout import check_layout
 from model.candidates import Candidates
@@ -25,6 +25,7 @@ from model.recency import MAX_LENGTH
 from model.record_table import Occurring, RecordTable
 from model.request_features import request_features
 from model.retrieval import Retrieval
+from model.tables_layout import UNKNOWN_ROW
 from model.user_state import UserState, activity_extended, activity_of
 
 U64 = npt.NDArray[np.uint64]
@@ -87,6 +88,7 @@ class ScoringRuntime:
         else:
             self._scoring = GraphScoring(artifact, self._embedding, num_threads)
         rest()
+        self._rows = self._embedding.of_targets(self.catalogue, self._scoring.attn_scale)
         self._retrieval = Retrieval(self.catalogue, self._embedding.tables, rest)
 
     @classmethod
@@ -163,14 +165,13 @@ class ScoringRuntime:
         `num_threads` of the kernels, None for those given to `load`.
         """
         started, threads = time.perf_counter(), self._threads if num_threads is None else num_threads
-        place, category, item_row, category_row = self._places(candidate_hash_N)
-        indexed, attn = state.occurrences.indexed(candidate_hash_N), self._embedding.attn(item_row, category_row, target=True)
-        candidates = Candidates(candidate_hash_N, place, category, indexed, item_row, category_row, attn)
+        rows = candidate_rows(candidate_hash_N, self._rows, state.record_rows(len(self._rows.category_row)))
+        candidates = Candidates(candidate_hash_N, rows)
         extra = self._features(state, candidates, timestamp)
         ranked = self._scoring.score(state, candidates, timestamp, extra, threads)
         kept = self._kept(ranked.index_NK, ranked.score_NK, explain) if explain else None
         rank_ms = (time.perf_counter() - started) * 1e3 - ranked.search_ms
-        return Scored(ranked.click_probability_N, item_row == 1, ranked.search_ms, rank_ms, kept)
+        return Scored(ranked.click_probability_N, rows.item_row_N == UNKNOWN_ROW, ranked.search_ms, rank_ms, kept)
 
     def retrieve(self, state: UserState, pool: int, exclude_seen: bool = False) -> U64:
         """Hashes of up to `pool` distinct candidates for the user, for ranking: u64."""
@@ -198,6 +199,7 @@ class ScoringRuntime:
             **self._scoring.describe(),
             "retrieval": self._retrieval.describe(),
             "lookup": {name: list(why) for name, why in lookup_backends().items()},
+            "candidates": {name: list(why) for name, why in candidates_backends().items()},
             "features": {name: list(why) for name, why in features_backends().items()},
         }
 
@@ -212,7 +214,7 @@ class ScoringRuntime:
 
     def _features(self, state: UserState, candidates: Candidates, timestamp: int) -> F32:
         if not self._model["features"]:
-            return np.zeros((len(candidates.place_N), 0), dtype=np.float32)
+            return np.zeros((len(candidates.item_hash_N), 0), dtype=np.float32)
         return request_features(state, self.catalogue, candidates, timestamp)
 
     def _kept(self, index_NK: I32, score_NK: F32, explain: int) -> Kept:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from kernels import HistoryFacts, SearchKeys
+from kernels import HistoryFacts, HistoryRows, SearchKeys
 from model.features import DAY_S, DECAY_DAYS, F64
 from model.growing_rows import GrowingRows
 from model.occurrences import Occurrences
@@ -35,6 +35,7 @@ class UserState:
     activity: F64
     profile: F64
     _facts: HistoryFacts | None = field(default=None, init=False, repr=False, compare=False)
+    _record_rows: HistoryRows | None = field(default=None, init=False, repr=False, compare=False)
 
     def facts(self, taste: TasteTable) -> HistoryFacts:
         """What the candidate features need of this history; computed when first asked for."""
@@ -54,6 +55,14 @@ class UserState:
             object.__setattr__(self, "_facts", facts)  # another thread may do the same: the facts are equal
             return facts
         return self._facts
+
+    def record_rows(self, categories: int) -> HistoryRows:
+        """Where candidates' records are; computed when first asked for. Args: `categories` codes of the catalogue."""
+        if self._record_rows is None:
+            rows = HistoryRows(self.occurrences.index, self.categories.by_code(categories))
+            object.__setattr__(self, "_record_rows", rows)  # as above
+            return rows
+        return self._record_rows
 
     @property
     def length(self) -> int:

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kernels import native_library
-from kernels.features.arguments import F32, NUM_FEATURES, HistoryFacts, ItemFacts, KeyRecords
+from kernels.aligned import LINE, aligned
+from kernels.features.arguments import DAY_BITS, F32, NUM_FEATURES, HistoryFacts, ItemFacts, KeyRecords
 from kernels.native_library import address
 
 I32 = npt.NDArray[np.int32]
@@ -39,6 +40,7 @@ class _History(ctypes.Structure):
 class _Items(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("size", "taste_width", "num_days", "first_day")),
+        ("newest", ctypes.c_void_p),
         *((name, ctypes.c_void_p) for name in _ITEMS),
         ("prior", ctypes.c_double),
         *((name, ctypes.c_int32) for name in ("interval_column", "category_interval_column")),
@@ -48,6 +50,10 @@ class _Items(ctypes.Structure):
 _CALL = struct.Struct("@2q6Pdi0q")
 """`FeaturesCall`, field for field: packed, which takes less time than filling a structure."""
 _BYTES = _CALL.size + ctypes.sizeof(_Items) + ctypes.sizeof(_History)
+
+
+_MOST_NEWEST_BYTES = 16 * 2**20
+"""Largest table of what is newest about the items: 262,144 of them. It is each process's own, as the arrays it is made of are not."""
 
 
 def can_run() -> tuple[bool, str]:
@@ -95,9 +101,29 @@ def _items(items: ItemFacts) -> _Items:
     made: _Items | None = items.prepared.get("native")
     if made is None:
         sizes = (len(items), items.taste.shape[1], len(items.popularity_total), items.first_day)
-        made = _Items(*sizes, *_addresses(items, _ITEMS), items.prior, *items.interval_columns)
+        newest = _newest(items)
+        items.prepared["newest"] = newest
+        first = 0 if newest is None else address(newest)
+        made = _Items(*sizes, first, *_addresses(items, _ITEMS), items.prior, *items.interval_columns)
         items.prepared["native"] = made
     return made
+
+
+def _newest(items: ItemFacts) -> F32 | None:
+    """`Newest` of features_call.hpp, f32 [I + 1, 16]; None for so many items that it would be large."""
+    rows, width = items.statistic.shape
+    if rows * LINE > _MOST_NEWEST_BYTES:
+        return None
+    newest: F32 = aligned((rows, LINE // 4), np.float32)
+    newest[:] = 0.0
+    newest[:, :width], newest[:, width + 4] = items.statistic, -1.0
+    # The last key of each item that was ever taken.
+    last = items.popularity_start[1:] - 1
+    taken = np.flatnonzero(last >= items.popularity_start[:-1])
+    at = last[taken]
+    newest[taken, width : width + 3], newest[taken, width + 3] = items.popularity_decayed[at], items.popularity_count[at]
+    newest[taken, width + 4] = items.popularity_key[at] & (1 << DAY_BITS) - 1
+    return newest
 
 
 def _addresses(of: object, names: tuple[str, ...]) -> list[int]:

@@ -166,12 +166,11 @@ def checked(
     head: HeadWeights | PreparedHead,
     num_threads: int,
 ) -> RankArguments:
-    """Check every argument of `pool_and_score`. Raises: ValueError naming the argument and the value."""
+    """Check every argument of `pool_and_score`, but for the values that `check_values` does. Raises: ValueError naming the argument and the
+    value."""
     index = array("index_NK", index_NK, np.int32, (None, None))
     score = array("score_NK", score_NK, np.float32, index.shape)
     num_targets, length = len(index), len(behavior.item_L)
-    within("index_NK", index, -1, length)
-    finite_where_kept(index, score)
     prepared = None if isinstance(head, HeadWeights) else head
     if prepared is None:
         sound = checked_tables(tables)
@@ -181,15 +180,21 @@ def checked(
         raise ValueError("tables must be those that the head was prepared with, got others")
     rows = BehaviorRows(*(array(f"behavior.{n}", getattr(behavior, n), np.int32, (length,)) for n in ("item_L", "category_L", "recency_L")))
     targets = TargetRows(*(array(f"target.{n}", getattr(target, n), np.int32, (num_targets,)) for n in ("item_N", "category_N")))
-    for name, value, table in (
-        ("behavior.item_L", rows.item_L, sound.item),
-        ("behavior.category_L", rows.category_L, sound.category),
-        ("behavior.recency_L", rows.recency_L, sound.recency),
-        ("target.item_N", targets.item_N, sound.item),
-        ("target.category_N", targets.category_N, sound.category),
-    ):
-        within(name, value, 0, len(table))
     extra = array("extra_NE", extra_NE, np.float32, (num_targets, None if prepared is None else prepared.num_extra))
-    finite("extra_NE", extra)
     weights = checked_head(head, sound, extra.shape[1]) if isinstance(head, HeadWeights) else head.head
     return RankArguments(index, score, sound, rows, targets, extra, weights, prepared, at_least("num_threads", num_threads, 1))
+
+
+def check_values(a: RankArguments) -> None:
+    """Every row lies in its table, every number is finite. Raises: ValueError naming the argument and the value."""
+    within("index_NK", a.index_NK, -1, len(a.behavior.item_L))
+    finite_where_kept(a.index_NK, a.score_NK)
+    for name, value, table in (
+        ("behavior.item_L", a.behavior.item_L, a.tables.item),
+        ("behavior.category_L", a.behavior.category_L, a.tables.category),
+        ("behavior.recency_L", a.behavior.recency_L, a.tables.recency),
+        ("target.item_N", a.target.item_N, a.tables.item),
+        ("target.category_N", a.target.category_N, a.tables.category),
+    ):
+        within(name, value, 0, len(table))
+    finite("extra_NE", a.extra_NE)

@@ -9,13 +9,15 @@ import numpy as np
 
 from kernels import native_library
 from kernels.native_library import address
-from kernels.ranking.arguments import F32, RankArguments
+from kernels.ranking.arguments import F32, RankArguments, check_values
 from kernels.ranking.prepared_head import PreparedHead
 
 _CORES = os.cpu_count() or 1
-_HEAD, _TARGETS = struct.Struct("@10q15P3fi0q"), struct.Struct("@3q10P2i0q")
+_HEAD, _TARGETS = struct.Struct("@13q15P3fi0q"), struct.Struct("@4q10P2i0q")
 """`RankHead` and `RankTargets` of native/rank_call.hpp, field for field: packed, as ctypes structures of so many fields take 50
 microseconds to fill between the other work of a request."""
+_UNSOUND = 5
+"""A row or a number that is not sound: Python looks which, to name it."""
 _BYTES = _HEAD.size + _TARGETS.size
 
 
@@ -25,7 +27,8 @@ def can_run() -> tuple[bool, str]:
 
 
 def pool(a: RankArguments) -> tuple[F32, F32]:
-    """See `kernels.pool_and_score`. Raises: RuntimeError when the library refuses the call, with the reason."""
+    """See `kernels.pool_and_score`. Raises: ValueError for a value that is not sound; RuntimeError when the library refuses the
+    call, with the reason."""
     library, level = native_library.last_ready("ranking")
     num_targets, num_kept = a.index_NK.shape
     probability, mass = np.empty(num_targets, np.float32), np.empty(num_targets, np.float32)
@@ -37,6 +40,7 @@ def pool(a: RankArguments) -> tuple[F32, F32]:
         _BYTES,
         num_targets,
         num_kept,
+        len(behavior.item_L),
         address(behavior.item_L),
         address(behavior.category_L),
         address(behavior.recency_L),
@@ -51,6 +55,8 @@ def pool(a: RankArguments) -> tuple[F32, F32]:
         min(a.num_threads, _CORES),
     )
     status = library.dare_rank(head.packed, targets)
+    if status == _UNSOUND:
+        check_values(a)
     if status != 0:
         raise RuntimeError(f"ranking backend 'native' failed: {native_library.FAILURES[status]}")
     return probability, mass
@@ -69,6 +75,7 @@ def _packed(head: PreparedHead) -> bytes:
         weights.w1.shape[1],
         weights.w2.shape[1],
         *(table.shape[1] for table in tables),
+        *(len(table) for table in tables),
         *(address(table) for table in tables),
         *(address(array) for array in (head.center_X, head.w1_GF16, head.b1_G16, head.w2_GF16, head.b2_G16, head.w3_G16)),
         0 if head.category_CH is None else address(head.category_CH),

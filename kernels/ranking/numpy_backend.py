@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from kernels.ranking.arguments import F32, RankArguments
+from kernels.ranking.arguments import F32, RankArguments, check_values
 from kernels.ranking.bfloat16 import as_float32
 
 _CELLS = 4_000_000
@@ -65,6 +65,7 @@ def sigmoid(logit: F32) -> F32:
 
 def pool(a: RankArguments) -> tuple[F32, F32]:
     """See `kernels.pool_and_score`; blocks of targets keep the gathered rows under 16 MB."""
+    check_values(a)
     num_targets = len(a.index_NK)
     probability, mass = np.zeros(num_targets, np.float32), np.zeros(num_targets, np.float32)
     block = max(1, _CELLS // max(1, a.index_NK.shape[1] * a.tables.width))

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from kernels.ranking.arguments import F32, RankArguments
+from kernels.ranking.arguments import F32, RankArguments, check_values
 from kernels.ranking.bfloat16 import as_float32
 
 
@@ -17,6 +17,7 @@ def can_run() -> tuple[bool, str]:
 
 def pool(a: RankArguments) -> tuple[F32, F32]:
     """See `kernels.pool_and_score`."""
+    check_values(a)
     num_targets = len(a.index_NK)
     item, category, recency = (as_float32(table) for table in (a.tables.item, a.tables.category, a.tables.recency))
     probability, mass = np.zeros(num_targets, np.float32), np.zeros(num_targets, np.float32)

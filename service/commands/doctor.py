@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from kernels import features_backends, lookup_backends, native_library, ranking_backends, search_backends
+from kernels import candidates_backends, features_backends, lookup_backends, native_library, ranking_backends, search_backends
 from model.artifact import Artifact, ArtifactError, current_version, versions
 from model.artifact_layout import check_layout
 from service.commands.terminal import console, emit, table
@@ -36,13 +36,14 @@ def doctor_command(artifacts: Path, as_json: bool) -> None:
         "search_backends": {name: list(why) for name, why in search_backends().items()},
         "ranking_backends": {name: list(why) for name, why in ranking_backends().items()},
         "lookup_backends": {name: list(why) for name, why in lookup_backends().items()},
+        "candidates_backends": {name: list(why) for name, why in candidates_backends().items()},
         "features_backends": {name: list(why) for name, why in features_backends().items()},
         "native_library": native_library.build_record(),
         "models": models,
         "problems": problems,
     }
     table("Packages", [{"package": name, "version": version or "not installed"} for name, version in found.items()])
-    for kind in ("search", "ranking", "lookup", "features"):
+    for kind in ("search", "ranking", "lookup", "features", "candidates"):
         rows = [{"backend": name, "runs": "yes" if able else "no", "why": why} for name, (able, why) in report[f"{kind}_backends"].items()]
         table(f"Backends of {kind}, in the order of preference", rows)
     console.print(f"compiled library: {report['native_library']}", markup=False, soft_wrap=True)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kernels import features_backends
+from kernels import candidate_rows, features_backends
+from model.artifact import Artifact
 from model.candidates import Candidates
+from model.embedding_rows import EmbeddingRows
 from model.features import FEATURE_NAMES
 from model.item_hash import hash_item_ids
 from model.request_features import numpy_features, request_features
@@ -21,19 +23,12 @@ def test_compiled_features_equal_those_of_training(tiny: Tiny, length: int) -> N
     known = hash_item_ids([*tiny.log.item_id, "never heard of"])
     candidates = np.append(rng.choice(known, 100), hash_item_ids(["no such item"]))
     place = runtime.catalogue.places(candidates)
-    rows = np.zeros((2, 101), np.int32)
+    where = EmbeddingRows(Artifact(tiny.artifacts, runtime.version)).of_targets(runtime.catalogue, 1.0)
     state = runtime.prepare(rng.choice(known, length), np.sort(rng.integers(runtime.as_of - 10**7, runtime.as_of, length)))
     grown = runtime.extend(state, known[:3], np.array([runtime.as_of, runtime.as_of, runtime.as_of + 5]))
     for user in (state, grown):
         for now in (0, runtime.as_of - 10**6, runtime.as_of, runtime.as_of + 10**8, 2**32 - 1):
-            of_user = Candidates(
-                candidates,
-                place,
-                runtime.catalogue.category[place],
-                user.occurrences.indexed(candidates),
-                *rows,
-                np.zeros((101, 0), np.float32),
-            )
+            of_user = Candidates(candidates, candidate_rows(candidates, where, user.record_rows(len(where.category_row))))
             found = request_features(user, runtime.catalogue, of_user, now)
             expected = numpy_features(user, runtime.catalogue, candidates, place, now)
             assert found.shape == (101, len(FEATURE_NAMES))

@@ -89,6 +89,10 @@ INLINE int64_t known(const FeaturesCall& c, int64_t i) {
     return place >= 0 && place < c.items->size ? place : c.items->size;
 }
 
+INLINE const float* statistic_of(const FeaturesCall& c, int64_t item) {
+    return c.items->newest == nullptr ? c.items->statistic + item * kStatistics : c.items->newest[item].statistic;
+}
+
 // What record `place` of `records` needs: columns 10 r.. of the logarithms and 4 r.. of the exponentials.
 INLINE void relate(const FeaturesCall& c, const Records& records, int64_t place, double typical, int r, int j, Block& b) {
     double(*logs)[kBlock] = b.logs + 10 * r;
@@ -123,11 +127,13 @@ INLINE void ask_for_rows(const FeaturesCall& c, int64_t first, int size) {
     const Items& items = *c.items;
     for (int j = 0; j < size; ++j) {
         const int64_t item = known(c, first + j), record = c.item_place[first + j];
-        const char* statistic = reinterpret_cast<const char*>(items.statistic + item * kStatistics);
-        __builtin_prefetch(statistic);
-        __builtin_prefetch(statistic + kStatistics * sizeof(float) - 1);
         for (int64_t t = 0; t < items.taste_width; t += 16) __builtin_prefetch(items.taste + item * items.taste_width + t);
-        __builtin_prefetch(items.popularity_start + item);
+        const char* statistic = reinterpret_cast<const char*>(statistic_of(c, item));
+        __builtin_prefetch(statistic);
+        if (items.newest == nullptr) {
+            __builtin_prefetch(statistic + kStatistics * sizeof(float) - 1);
+            __builtin_prefetch(items.popularity_start + item);
+        }
         if (record < 0) continue;
         const Records& records = c.history->item;
         for (const double* column : {records.count, records.first_s, records.newest_s, records.position}) __builtin_prefetch(column + record);
@@ -138,6 +144,7 @@ INLINE void ask_for_rows(const FeaturesCall& c, int64_t first, int size) {
 
 // Asks for the last day of each item, which is the one that a request of now looks for.
 INLINE void ask_for_days(const FeaturesCall& c, int64_t first, int size) {
+    if (c.items->newest != nullptr) return;
     for (int j = 0; j < size; ++j) {
         const int64_t item = known(c, first + j), last = item < c.items->size ? c.items->popularity_start[item + 1] - 1 : -1;
         if (last < 0) continue;
@@ -157,15 +164,26 @@ INLINE int64_t last_taken(const FeaturesCall& c, int64_t item, int64_t today) {
     return found > start ? found - 1 : -1;
 }
 
-INLINE void popular(const FeaturesCall& c, int64_t place, int64_t today, int j, Block& b) {
-    const int64_t day = place < 0 ? c.items->first_day - 1 : c.items->popularity_key[place] & 0xffff;
-    const double gap = double(today - day);
+// The newest popularity of an item before `today`.
+INLINE void popular(const FeaturesCall& c, int64_t item, int64_t today, int j, Block& b) {
+    static constexpr float kNone[kDecays] = {};
+    const float *decayed = kNone, *count = kNone;
+    double day = double(c.items->first_day - 1);
+    const Newest* newest = c.items->newest == nullptr ? nullptr : c.items->newest + item;
+    if (newest != nullptr && newest->day < float(today)) {
+        if (newest->day >= 0) day = newest->day, decayed = newest->decayed, count = &newest->count;
+    } else if (const int64_t place = last_taken(c, item, today); place >= 0) {
+        day = double(c.items->popularity_key[place] & 0xffff);
+        decayed = c.items->popularity_decayed + place * kDecays;
+        count = c.items->popularity_count + place;
+    }
+    const double gap = double(today) - day;
     for (int d = 0; d < kDecays; ++d) {
         b.exps[2 * (kDecays + 1) + d][j] = -gap / c.items->popularity_days[d];
-        b.popular[d][j] = place < 0 ? 0.0 : double(c.items->popularity_decayed[place * kDecays + d]);
+        b.popular[d][j] = double(decayed[d]);
     }
     b.logs[20 + kDecays][j] = 1 + gap;
-    b.logs[20 + kDecays + 1][j] = 1 + (place < 0 ? 0.0 : double(c.items->popularity_count[place]));
+    b.logs[20 + kDecays + 1][j] = 1 + double(*count);
 }
 
 using Doubles = double __attribute__((vector_size(kLanes * sizeof(double))));
@@ -236,7 +254,7 @@ INLINE void write(const FeaturesCall& c, const Request& q, const Block& b, int64
         for (int column = 6; column < 9; ++column) *out++ = float(logs[column][j]);
     }
     for (int u = 0; u < kUser; ++u) *out++ = q.user[u];
-    const float* statistic = c.items->statistic + known(c, first + j) * kStatistics;
+    const float* statistic = statistic_of(c, known(c, first + j));
     for (int s = 0; s < kStatistics; ++s) *out++ = statistic[s];
     for (int r = 0; r < 2; ++r) *out++ = b.count[r][j] > 0 ? float(b.logs[10 * r + 9][j]) : 0.0f;
     const double own = std::sqrt(b.dot[kProfiles][j]);
@@ -259,11 +277,11 @@ INLINE void features_of(const FeaturesCall& c) {
         ask_for_days(c, first + kBlock, block_size(c, first + kBlock));
         for (int j = 0; j < size; ++j) {
             const int64_t item = known(c, first + j);
-            const float* statistic = c.items->statistic + item * kStatistics;
+            const float* statistic = statistic_of(c, item);
             relate(c, c.history->item, c.item_place[first + j], statistic[c.items->interval_column], 0, j, b);
             relate(c, c.history->category, c.category_place[first + j], statistic[c.items->category_interval_column], 1, j, b);
             taste(c, c.items->taste + item * c.items->taste_width, j, b);
-            popular(c, last_taken(c, item, q.today), q.today, j, b);
+            popular(c, item, q.today, j, b);
         }
         for (int k = 0; k < kExps; ++k)
             for (int j = 0; j < kBlock; ++j) b.exps[k][j] = exponential(b.exps[k][j]);

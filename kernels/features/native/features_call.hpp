@@ -29,12 +29,22 @@ struct History {
     double distinct, first;  // different items; position of the oldest behavior
 };
 
+// What a request of now reads of an item beside its taste, in one line of memory.
+struct Newest {
+    float statistic[kStatistics];
+    float decayed[kDecays];  // of the last day on which it was taken
+    float count, day;        // day -1: never taken
+    float unused[2];
+};
+static_assert(sizeof(Newest) == 64, "a cache line");
+
 // What a model knows of its items. Item I, and every place outside 0..I, is the item nobody knows.
 struct Items {
     int64_t size;         // I
     int64_t taste_width;  // T
     int64_t num_days;     // of total
     int64_t first_day;
+    const Newest* newest;             // [I + 1], or null
     const float* statistic;           // [I + 1, kStatistics]
     const float* taste;               // [I + 1, T]
     const int64_t* popularity_key;    // [P] item << 16 | day, ascending

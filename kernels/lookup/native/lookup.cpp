@@ -130,11 +130,15 @@ void lookup_batches(void* context) {
 
 }  // namespace
 
+void find_rows(const LookupCall& c) {
+    Shared shared{&c};
+    run_with_helpers(lookup_batches, &shared, std::min(c.num_threads, c.num_wanted / kPerThread) - 1);
+}
+
 // Fills call->row. The caller has checked the order of the hashes and made the stretches of them.
 DARE_EXPORT int dare_lookup(const LookupCall* call) {
     if (call->struct_bytes != int64_t(sizeof(LookupCall))) return 1;
     if (!cpu_runs(call->level)) return 2;
-    Shared shared{call};
-    run_with_helpers(lookup_batches, &shared, std::min(call->num_threads, call->num_wanted / kPerThread) - 1);
+    find_rows(*call);
     return 0;
 }

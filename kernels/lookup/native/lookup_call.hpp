@@ -26,3 +26,6 @@ struct LookupCall {
     int32_t level;
     int64_t num_threads;
 };
+
+// What `dare_lookup` does, for what is compiled beside it.
+void find_rows(const LookupCall& call);

@@ -8,6 +8,7 @@ struct RankHead {
     int64_t num_extra, num_binned, num_steps, num_runs;
     int64_t features, hidden1, hidden2;  // inputs and outputs of the first layer, outputs of the second
     int64_t width[3];                    // Ri, Rc, Rp
+    int64_t rows[3];                     // V, C, P
     const void* table[3];                // item, category, recency; f32, or bf16 where bf16 = 1
     const float* center;                 // [1 + E] of mass and extra, taken from them
     // Columns in groups of 16, zeros after the last: w [group][input][16], b [group][16]; all at multiples of 64 bytes.
@@ -23,10 +24,10 @@ struct RankHead {
     int32_t bf16;
 };
 
-// Of one user's targets.
+// Of one user's targets. The caller has checked shapes; `dare_rank` checks values.
 struct RankTargets {
     int64_t struct_bytes;  // sizes of both structs as the caller knows them: refuses a library of another version
-    int64_t num_targets, num_kept;
+    int64_t num_targets, num_kept, length;
     const int32_t* behavior[3];  // [L] table rows of each behavior
     const int32_t* target[2];    // [N] item and category rows
     const int32_t* index;        // [N, K], -1 for none

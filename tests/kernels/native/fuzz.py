@@ -35,6 +35,7 @@ from kernels import (
 from kernels.ranking.arguments import NO_BIN
 from kernels.ranking.bfloat16 import to_bfloat16
 from kernels.search import native_backend
+from tests.kernels.candidates import made as candidates
 from tests.kernels.features.made import NOW, compare, facts, history
 
 Random = np.random.Generator
@@ -82,6 +83,16 @@ def fuzz_lookup(rng: Random) -> None:
     index, threads = HashIndex(table), int(rng.integers(1, 4))
     found = lookup_rows(wanted, index, backend="native", num_threads=threads)
     np.testing.assert_array_equal(found, lookup_rows(wanted, index, backend="reference"))
+
+
+def fuzz_candidates(rng: Random) -> None:
+    known, codes = candidates.hashes(rng, size(rng, 3000)), int(rng.integers(1, 30))
+    wanted = np.concatenate([known, candidates.hashes(rng, 50)])
+    wanted = wanted[rng.integers(0, len(wanted), size(rng, 1500))]
+    widths = int(rng.integers(1, 70)), int(rng.integers(1, 70))
+    user = candidates.history(rng, known[rng.random(len(known)) < 0.3], codes)
+    candidates.compare(candidates.catalogue(rng, known, widths, codes), user, wanted)
+    candidates.compare_occurrences(rng, 1 + size(rng, 300), int(rng.integers(0, 12)), size(rng, 300))
 
 
 def feature_bins(rng: Random, extra: int) -> FeatureBins:
@@ -173,7 +184,7 @@ def fuzz_search(rng: Random) -> None:
 def operations() -> dict[str, Callable[[Random], None]]:
     """The operations with a compiled backend here."""
     search = {"search": fuzz_search} if search_backends().get("native", (False, ""))[0] else {}
-    return {"features": fuzz_features, "lookup": fuzz_lookup, "ranking": fuzz_ranking, **search}
+    return {"candidates": fuzz_candidates, "features": fuzz_features, "lookup": fuzz_lookup, "ranking": fuzz_ranking, **search}
 
 
 def levels() -> list[str]:
@@ -207,7 +218,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--library", type=Path)
-    parser.add_argument("--only", choices=["features", "lookup", "ranking", "search"])
+    parser.add_argument("--only", choices=["candidates", "features", "lookup", "ranking", "search"])
     asked = parser.parse_args()
     if asked.library is not None:
         native_library.PATH = asked.library.resolve()

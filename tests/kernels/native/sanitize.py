@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[3]
 LIBRARY = ROOT / "build" / "sanitized" / "_native.so"
 FLAGS = ("-std=c++17", "-O1", "-g", "-fno-omit-frame-pointer", "-fPIC", "-pthread", "-fvisibility=hidden", "-fno-math-errno",
          "-fsanitize=address,undefined", "-fno-sanitize-recover=all")  # fmt: skip
-SUITES = ("features", "lookup", "ranking", "search")
+SUITES = ("candidates", "features", "lookup", "ranking", "search")
 # -s: a report written while pytest captures would be lost with the process.
 _PYTEST = """
 import sys
