@@ -24,6 +24,8 @@ import httpx
 import msgspec
 
 _REFUSED = (429, 503)
+_NOT_CARRIED_OUT = ("urn:dare:problem:overloaded", "urn:dare:problem:over-quota")
+"""What is refused so was not begun. Other refusals of behaviors, a store's or a proxy's, may come after some were stored."""
 _FIRST_WAIT_S, _LONGEST_WAIT_S, _LEAST_S, _ATTEMPTS = 0.05, 2.0, 0.001, 4
 Answer = TypeVar("Answer")
 
@@ -176,12 +178,12 @@ def _steps(call: _Call, budget: RetryBudget, timeout_s: float, clock: Callable[[
             return outcome
         wait_s = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**attempt) * chance()
         if isinstance(outcome, httpx.Response):
-            if outcome.status_code not in _REFUSED:
-                raise DareError(outcome)
-            # A refused request was not carried out, so every one may be sent again.
+            refused = DareError(outcome)
+            if outcome.status_code not in _REFUSED or not (call.repeatable or refused.problem.get("type") in _NOT_CARRIED_OUT):
+                raise refused
             given = outcome.headers.get("retry-after", "")
             wait_s += float(given) if given.isdecimal() else 0.0
-            error: Exception = DareError(outcome)
+            error: Exception = refused
         else:
             assert outcome is not None
             error = outcome

@@ -63,7 +63,13 @@ def test_every_method_asynchronously(server: Server, tiny: Tiny) -> None:
     asyncio.run(talk())
 
 
-FULL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 0\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+def unavailable(kind: str) -> bytes:
+    problem = b'{"type":"urn:dare:problem:%s"}' % kind.encode()
+    head = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 0\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(problem)
+    return head + problem
+
+
+FULL = unavailable("overloaded")
 APPENDED = b'HTTP/1.1 200 OK\r\nContent-Length: 29\r\nConnection: close\r\n\r\n{"accepted":1,"duplicates":0}'
 
 
@@ -124,6 +130,14 @@ def test_what_may_have_been_stored_is_sent_again_only_with_event_ids() -> None:
         with pytest.raises(httpx.TransportError):
             dare.append([Behavior("u", "i", 1, "e"), Behavior("u", "i", 1)])
         assert server.asked == 1
+    for kind in ("store-unavailable", "store-full"):
+        with scripted(unavailable(kind), APPENDED) as server, Client(server.url, timeout_s=30) as dare:
+            assert dare.append([Behavior("u", "i", 1, "e")]).accepted == 1
+            assert server.asked == 2
+        with scripted(unavailable(kind)) as server, Client(server.url, timeout_s=30) as dare:
+            with pytest.raises(DareError, match="503"):
+                dare.append([Behavior("u", "i", 1)])
+            assert server.asked == 1
 
 
 def test_a_service_that_is_not_there_is_an_error_of_the_transport() -> None:
