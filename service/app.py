@@ -118,6 +118,7 @@ def create_app(settings: Settings, store: BehaviorStore | None = None, clock: Ca
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # behind a proxy that ends TLS it would send callers, with their keys, to http://
         separate_input_output_schemas=False,
         telemetry=tracing.telemetry(),
     )
@@ -161,6 +162,7 @@ def _keys_read_again(settings: Settings, callers: Callers) -> Iterator[None]:
 
 
 def _operations(app: FastAPI, models: Models, store: BehaviorStore, drain: Drain, metrics: Metrics) -> None:
+    @app.head("/livez", response_model=None, include_in_schema=False)
     @app.get("/livez", response_model=None, tags=["operations"])
     async def livez() -> Response:
         """The process answers."""
@@ -168,6 +170,7 @@ def _operations(app: FastAPI, models: Models, store: BehaviorStore, drain: Drain
 
     problem = {"description": "problem document", "content": {"application/problem+json": {"schema": {"type": "object"}}}}
 
+    @app.head("/readyz", response_model=None, include_in_schema=False)
     @app.get("/readyz", response_model=None, responses={503: problem}, tags=["operations"])
     async def readyz() -> Response:
         """A model is loaded and the server is not draining; says which backends run and why, and whether the store answers."""
@@ -176,6 +179,7 @@ def _operations(app: FastAPI, models: Models, store: BehaviorStore, drain: Drain
         available = await asyncio.to_thread(store.available)
         return _plain({"status": "ready", "degraded": not available, "model": models.active.runtime.describe()})
 
+    @app.head("/metrics", response_model=None, include_in_schema=False)
     @app.get("/metrics", response_model=None, response_class=PlainTextResponse, tags=["operations"])
     async def prometheus() -> Response:
         """Prometheus metrics."""

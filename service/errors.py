@@ -45,6 +45,8 @@ def problem_document(problem: Problem, request_id: str) -> dict[str, Any]:
         "detail": problem.detail,
         "request_id": request_id,
     }
+    if problem.retry_after_s is not None:
+        content["retry_after_s"] = problem.retry_after_s
     if problem.pointer is not None:
         content["errors"] = [{"pointer": problem.pointer, "message": problem.detail}]
     return content

@@ -192,6 +192,7 @@ def server_options(settings: Settings, metrics: Metrics, gate: Gate) -> dict[str
         "http": type("Connection", (BoundedConnection,), limits),
         "ws": "none",
         "log_level": "warning",
+        "log_config": None,  # its lines are like ours, with their time, instead of in its own form
         "access_log": False,
         "proxy_headers": False,
         "backlog": settings.listen_backlog,

@@ -134,19 +134,22 @@ class Models:
         while True:
             await asyncio.sleep(self._settings.follow_current_s)
             async with self._changing:
-                try:
-                    version = await asyncio.to_thread(current_version, self._settings.artifacts)
-                    if version not in (self.active.version, self._refused):
-                        async with self._arrived(version) as served:
-                            await self._serve(served)
-                except (ArtifactError, OSError) as error:
-                    named = _named_in(self._settings.artifacts)
-                    if named != self._refused:
-                        self._metrics.model_changes.labels("refused").inc()
-                        _log.error("CURRENT is not served, %s stays: %s", self.active.version, error)
-                    self._refused = named
+                await self._follow_current()
                 for name in ROLES:
                     await self._follow_role(name)
+
+    async def _follow_current(self) -> None:
+        try:
+            version = await asyncio.to_thread(current_version, self._settings.artifacts)
+            if version not in (self.active.version, self._refused):
+                async with self._arrived(version) as served:
+                    await self._serve(served)
+        except Exception as error:  # whatever it is, what comes after it is followed
+            named = _named_in(self._settings.artifacts)
+            if named != self._refused:
+                self._metrics.model_changes.labels("refused").inc()
+                _log.error("CURRENT is not served, %s stays: %s", self.active.version, error, exc_info=_unforeseen(error))
+            self._refused = named
 
     async def _follow_role(self, name: RoleName) -> None:
         wanted: Role | None = None
@@ -159,11 +162,11 @@ class Models:
             else:
                 async with self._arrived(wanted.version, lambda user_id: _share_of(user_id, name) < wanted.share) as served:
                     await self._play(name, wanted, served)
-        except (ArtifactError, OSError, ValueError) as error:
+        except Exception as error:
             refused = wanted or str(error)
             if refused != self._refused_role.get(name):
                 self._metrics.model_changes.labels("refused").inc()
-                _log.error("%s is not followed, all stays as it was: %s", name.upper(), error)
+                _log.error("%s is not followed, all stays as it was: %s", name.upper(), error, exc_info=_unforeseen(error))
             self._refused_role[name] = refused
 
     async def _play(self, name: RoleName, wanted: Role, served: Served | None) -> None:
@@ -246,6 +249,11 @@ class Models:
 def _share_of(user_id: str, purpose: str) -> float:
     """Where in [0, 1) the user falls: the same on every worker and after every restart, independent between purposes."""
     return xxhash.xxh3_64_intdigest(f"{purpose}\x1f{user_id}".encode()) % _SHARES / _SHARES
+
+
+def _unforeseen(error: Exception) -> Exception | None:
+    """The error, where its trace belongs into the log: it is none of those that say all in a line."""
+    return None if isinstance(error, ArtifactError | OSError | ValueError) else error
 
 
 def _named_in(artifacts: Path) -> str | None:

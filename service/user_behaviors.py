@@ -14,7 +14,7 @@ from model.item_hash import hash_item_id
 from service.admission import Admission, Deadline
 from service.auth import Caller
 from service.behavior_store import Appended, BehaviorSequence, BehaviorStore, NewBehavior
-from service.call import Call, Stages
+from service.call import Call
 from service.errors import Problem, shown
 from service.metrics import Metrics
 from service.models import Models
@@ -49,7 +49,7 @@ class UserBehaviors:
         limit, count = self._settings.max_posted_behaviors, len(request.behaviors)
         if count > limit:
             raise Problem(422, f"at most {limit} behaviors, got {count}", pointer="/behaviors")
-        appended = await self._with_store(lambda: self._append(request, call), call.stages)
+        appended = await self._with_store(lambda: self._append(request, call), call)
         self._metrics.behaviors.labels("accepted").inc(appended.accepted)
         self._metrics.behaviors.labels("duplicate").inc(appended.duplicates)
         return appended
@@ -91,10 +91,10 @@ class UserBehaviors:
         self._threads.close()
         self._store.close()
 
-    async def _with_store(self, work: Callable[[], Result], stages: Stages | None = None) -> Result:
-        async with self._admission.permit(Deadline(None, 0.0)) as waited_ms:
-            if stages is not None:
-                stages.queue = waited_ms
+    async def _with_store(self, work: Callable[[], Result], call: Call | None = None) -> Result:
+        async with self._admission.permit(Deadline(None, 0.0), None if call is None else call.gone) as waited_ms:
+            if call is not None:
+                call.stages.queue = waited_ms
             return await self._threads.run(work)
 
     def _append(self, request: BehaviorsRequest, call: Call) -> Appended:

@@ -220,6 +220,8 @@ def test_a_body_that_does_not_arrive_is_a_408(tiny: Tiny) -> None:
 
 def test_unknown_paths_and_methods(server: Server) -> None:
     refused(server.client.get("/nowhere"), 404, "/nowhere")
+    for path in ("/v1/score/", "/v1/models/", "/livez/"):
+        refused(server.client.post(path, json=SCORE), 404, path)
     response = server.client.get("/v1/score")
     refused(response, 405)
     assert response.headers["allow"] == "POST"

@@ -154,6 +154,15 @@ def test_users_are_prepared_ahead_to_leave_first(tiny: Tiny, store: MemoryStore)
     np.testing.assert_array_equal(state.item_hash_L, store.read("c").item_hash)
 
 
+class Broken:
+    """The state of a user who cannot be prepared."""
+
+    nbytes = 0
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+
 class Interrupted(UserCache):
     """A cache in whose preparations, or at the end of whose forgetting, something else happens."""
 
@@ -242,4 +251,26 @@ def test_a_canary_and_a_shadow_get_the_users_of_their_share(
     assert 10 < len(asked) < 30 and 3 < len(compared) < 20
     assert sorted(canary.users.last_used_first(0)) == sorted(asked)
     assert sorted(shadow.users.last_used_first(0)) == sorted(compared)
+    models.close()
+
+
+def test_a_failure_that_nobody_foresaw_does_not_end_the_following(
+    tiny: Tiny, tmp_path: Path, store: MemoryStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("service.loading._LONG", 20)
+    old, new, other = with_versions(tiny, tmp_path / "a", 1.0, 2.0)
+    models = Models(Settings(artifacts=tmp_path / "a"), Metrics())
+    held(models.active.users, store, "a")
+    epoch, end, state = models.active.users._held["a"]
+    models.active.users._held["a"] = (epoch, end, Broken(state.length))  # type: ignore[assignment]
+    for file in ("CURRENT", "CANARY"):
+        (tmp_path / "a" / file).write_text(f"{new} 1\n" if file == "CANARY" else f"{new}\n")
+    asyncio.run(models._follow_current())
+    asyncio.run(models._follow_role("canary"))
+    assert models.active.version == old and models.canary is None
+    assert [record.exc_info is not None for record in caplog.records if record.levelname == "ERROR"] == [True, True]
+    models.active.users.forget("a")
+    (tmp_path / "a" / "CURRENT").write_text(f"{other}\n")
+    asyncio.run(models._follow_current())
+    assert models.active.version == other
     models.close()

@@ -18,7 +18,7 @@ from service.behavior_store import Appended, BehaviorSequence, NewBehavior
 from service.memory_store import MemoryStore
 from service.settings import Settings
 from tests.conftest import Tiny
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, until
 from tests.service.conftest import Server
 
 SCORE = {"user_id": "u", "candidates": ["item-1"]}
@@ -65,7 +65,7 @@ def busy(tiny: Tiny, path: str, body: dict[str, Any], **limits: Any) -> Iterator
 
 
 def refused(response: httpx.Response) -> str:
-    assert response.status_code == 503 and response.headers["Retry-After"] == "7"
+    assert response.status_code == 503 and response.headers["Retry-After"] == "7" and response.json()["retry_after_s"] == 7
     assert response.headers["content-type"] == "application/problem+json" and response.json()["type"] == "urn:dare:problem:overloaded"
     return str(response.json()["detail"])
 
@@ -122,6 +122,17 @@ def test_whatever_needs_a_thread_is_refused(tiny: Tiny, path: str) -> None:
         assert "waiting already" in refused(answer)
         if path.startswith("/v2"):
             assert "waiting already" in answer.json()["error"]
+
+
+def test_what_a_caller_who_has_gone_posted_is_not_stored(tiny: Tiny) -> None:
+    with busy(tiny, "/v1/behaviors", POSTED, queue_wait_ms=60_000) as (server, _):
+        later = {"behaviors": [{"user_id": "u", "item_id": "item-2", "timestamp": 2}]}
+        with socket.create_connection((server.client.base_url.host, server.client.base_url.port), timeout=30) as caller:
+            caller.sendall(raw(json.dumps(later).encode()).replace(b"/v1/score", b"/v1/behaviors", 1))
+            until(lambda: 'dare_waiting{work="store"} 1.0' in server.client.get("/metrics").text)
+        until(lambda: 'dare_refused_total{reason="client_gone",work="store"} 1.0' in server.client.get("/metrics").text)
+        server.store.go_on.set()  # type: ignore[attr-defined]
+        assert server.client.get("/v1/users/u/behaviors").json()["sequence_length"] == 1
 
 
 def test_a_wait_too_long_is_refused(tiny: Tiny) -> None:

@@ -276,6 +276,9 @@ def test_probes_metrics_and_documents(server: Server, tiny: Tiny) -> None:
     assert server.client.get("/livez").json() == {"status": "alive"}
     ready = server.client.get("/readyz").json()
     assert ready["status"] == "ready" and ready["model"]["version"] == tiny.version
+    for path in ("/livez", "/readyz", "/metrics"):
+        head = server.client.head(path)
+        assert head.status_code == 200 and head.content == b"", "some probes ask for the head alone"
     server.client.post("/v1/score", json={"user_id": "x", "candidates": ["item-1"]})
     text = server.client.get("/metrics").text
     assert re.search(r'dare_requests_total\{route="/v1/score",status="200"\} [1-9]', text)
