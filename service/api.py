@@ -60,15 +60,18 @@ class WireRoute(APIRoute):
         return handler
 
 
-def _body_schema(kind: type[msgspec.Struct]) -> dict[str, Any]:
+def _documented(kind: type[msgspec.Struct], answer: str, tag: str) -> dict[str, Any]:
+    """What FastAPI is told of a route that reads its request itself: a `kind`, answered by the schema `answer`."""
     schema = {"$ref": f"#/components/schemas/{kind.__name__}"}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": _EXAMPLES[kind]}}}}
+    body = {"required": True, "content": {"application/json": {"schema": schema, "example": _EXAMPLES[kind]}}}
+    return {"openapi_extra": {"requestBody": body}, **_answered(answer, tag)}
 
 
-def _answer(name: str) -> dict[int | str, dict[str, Any]]:
+def _answered(answer: str, tag: str) -> dict[str, Any]:
     problem = {"description": "problem document", "content": {"application/problem+json": {"schema": {"type": "object"}}}}
-    schema = {"$ref": f"#/components/schemas/{name}"}
-    return {200: {"description": "ok", "content": {"application/json": {"schema": schema}}}, "4XX": problem, "5XX": problem}
+    schema = {"$ref": f"#/components/schemas/{answer}"}
+    ok = {"description": "ok", "content": {"application/json": {"schema": schema}}}
+    return {"responses": {200: ok, "4XX": problem, "5XX": problem}, "response_model": None, "tags": [tag]}
 
 
 def create_router(
@@ -85,57 +88,61 @@ def create_router(
 
     Args: `clock` unix seconds, the default request time.
     """
-    router, wire = APIRouter(), APIRouter(route_class=WireRoute)
+    # Routes are tried in turn: those that answer thousands of times a second come first.
+    router = APIRouter(route_class=WireRoute)
+    _scoring(router, settings, callers, scorer, metrics, tracing, clock)
+    _posting(router, settings, callers, behaviors, tracing, clock)
+    others = APIRouter()
+    _users(others, callers, behaviors)
+    _versions(others, callers, models)
+    router.include_router(others)
+    return router
 
-    @wire.post(
-        "/v1/score", openapi_extra=_body_schema(ScoreRequest), responses=_answer("ScoreAnswer"), response_model=None, tags=["scoring"]
-    )
+
+def _scoring(
+    router: APIRouter,
+    settings: Settings,
+    callers: Callers,
+    scorer: Scorer,
+    metrics: Metrics,
+    tracing: Tracing,
+    clock: Callable[[], float],
+) -> None:
+    @router.post("/v1/score", **_documented(ScoreRequest, "ScoreAnswer", "scoring"))
     async def score(request: Request) -> Response:
         """Score candidates for one user, in order."""
         call = Call.of(request, callers.caller(request, "score"), clock())
         answer = await scorer.score(decode(ScoreRequest, await read_body(request, settings)), call)
         return _timed(answer, call, tracing, metrics)
 
-    @wire.post(
-        "/v1/score:batch",
-        openapi_extra=_body_schema(BatchRequest),
-        responses=_answer("BatchAnswer"),
-        response_model=None,
-        tags=["scoring"],
-    )
+    @router.post("/v1/score:batch", **_documented(BatchRequest, "BatchAnswer", "scoring"))
     async def score_batch(request: Request) -> Response:
         """Score several requests, answered in order, each with its own status; the stage times are their sums."""
         call = Call.of(request, callers.caller(request, "score"), clock())
         answer = await scorer.score_batch(decode(BatchRequest, await read_body(request, settings)), call)
         return _timed(answer, call, tracing)
 
-    @wire.post(
-        "/v1/recommend",
-        openapi_extra=_body_schema(RecommendRequest),
-        responses=_answer("RecommendAnswer"),
-        response_model=None,
-        tags=["scoring"],
-    )
+    @router.post("/v1/recommend", **_documented(RecommendRequest, "RecommendAnswer", "scoring"))
     async def recommend(request: Request) -> Response:
         """Retrieve candidates from the catalogue and rank them."""
         call = Call.of(request, callers.caller(request, "score"), clock())
         answer = await scorer.recommend(decode(RecommendRequest, await read_body(request, settings)), call)
         return _timed(answer, call, tracing, metrics)
 
-    @wire.post(
-        "/v1/behaviors",
-        openapi_extra=_body_schema(BehaviorsRequest),
-        responses=_answer("BehaviorsAnswer"),
-        response_model=None,
-        tags=["behaviors"],
-    )
+
+def _posting(
+    router: APIRouter, settings: Settings, callers: Callers, behaviors: UserBehaviors, tracing: Tracing, clock: Callable[[], float]
+) -> None:
+    @router.post("/v1/behaviors", **_documented(BehaviorsRequest, "BehaviorsAnswer", "behaviors"))
     async def post_behaviors(request: Request) -> Response:
         """Store behaviors; an answered behavior counts in the user's very next score."""
         call = Call.of(request, callers.caller(request, "behaviors"), clock())
         appended = await behaviors.append(decode(BehaviorsRequest, await read_body(request, settings)), call)
         return _timed(BehaviorsAnswer(call.request_id, appended.accepted, appended.duplicates), call, tracing)
 
-    @router.get("/v1/users/{user_id:path}/behaviors", responses=_answer("UserBehaviorsAnswer"), response_model=None, tags=["behaviors"])
+
+def _users(router: APIRouter, callers: Callers, behaviors: UserBehaviors) -> None:
+    @router.get("/v1/users/{user_id:path}/behaviors", **_answered("UserBehaviorsAnswer", "behaviors"))
     async def get_behaviors(request: Request, user_id: str, limit: str = "100", before: str | None = None, skip: str = "0") -> Response:
         """A user's newest behaviors, newest first, optionally only those before a time; `skip` turns pages, also within one time."""
         caller = callers.caller(request, "behaviors")
@@ -145,36 +152,34 @@ def create_router(
         skipped = _integer("skip", skip, 0, MAX_LENGTH)
         return _json(await behaviors.listed(caller, user, how_many, until, skipped, request_id_of(request)))
 
-    @router.delete("/v1/users/{user_id:path}", responses=_answer("DeleteAnswer"), response_model=None, tags=["behaviors"])
+    @router.delete("/v1/users/{user_id:path}", **_answered("DeleteAnswer", "behaviors"))
     async def delete_user(request: Request, user_id: str) -> Response:
         """Erase everything held about a user."""
         caller = callers.caller(request, "behaviors")
         user = _path_id(request, place=-1)
         return _json(DeleteAnswer(request_id_of(request), await behaviors.delete(caller.user(user))))
 
-    @router.get("/v1/models", responses=_answer("ModelsAnswer"), response_model=None, tags=["models"])
+
+def _versions(router: APIRouter, callers: Callers, models: Models) -> None:
+    @router.get("/v1/models", **_answered("ModelsAnswer", "models"))
     async def get_models(request: Request) -> Response:
         """The model versions in the artifacts directory, and which of them answers."""
         callers.caller(request, "admin")
         return _json(_described(models, request_id_of(request)))
 
-    @router.post("/v1/models/{version}:activate", responses=_answer("ModelsAnswer"), response_model=None, tags=["models"])
+    @router.post("/v1/models/{version}:activate", **_answered("ModelsAnswer", "models"))
     async def activate_model(request: Request, version: str) -> Response:
         """Verify, load and warm a version, then answer with it; requests that run finish on the one they began with."""
         callers.caller(request, "admin")
         await models.activate(version)
         return _json(_described(models, request_id_of(request)))
 
-    @router.post("/v1/models:rollback", responses=_answer("ModelsAnswer"), response_model=None, tags=["models"])
+    @router.post("/v1/models:rollback", **_answered("ModelsAnswer", "models"))
     async def rollback_model(request: Request) -> Response:
         """Activate the version that was current before."""
         callers.caller(request, "admin")
         await models.rollback()
         return _json(_described(models, request_id_of(request)))
-
-    # Routes are tried in turn: those that answer thousands of times a second come first.
-    wire.include_router(router)
-    return wire
 
 
 def direct_routes(router: APIRouter) -> dict[str, Route]:

@@ -111,17 +111,13 @@ def open_inference_router(
 ) -> APIRouter:
     """The routes below /v2. Args: `clock` unix seconds; `draining` whether the process is about to stop."""
     router = APIRouter(include_in_schema=False)
+    _health(router, callers, draining)
+    _metadata(router, callers, models, draining)
+    _inference(router, settings, callers, scorer, models, metrics, clock)
+    return router
 
-    def checked(model: str, version: str | None) -> str:
-        """The version meant. Raises: Problem 404."""
-        name = models.name
-        if model != name:
-            raise Problem(404, f"no model {shown(model)}, only {name!r}")
-        served = models.served_versions()
-        if version is not None and version not in served:
-            raise Problem(404, f"version {shown(version)} of {name!r} is not served; {', '.join(served)} is")
-        return version or served[0]
 
+def _health(router: APIRouter, callers: Callers, draining: Callable[[], bool]) -> None:
     @router.get("/v2", response_model=None)
     async def server_metadata(request: Request) -> Response:
         callers.caller(request, "score")
@@ -134,15 +130,15 @@ def open_inference_router(
 
     @router.get("/v2/health/ready", response_model=None)
     async def ready() -> Response:
-        if draining():
-            raise Problem(503, "the server is about to stop", retry_after_s=1, kind="draining")
-        return _json({"ready": True})
+        return _ready(draining)
 
+
+def _metadata(router: APIRouter, callers: Callers, models: Models, draining: Callable[[], bool]) -> None:
     @router.get("/v2/models/{model}", response_model=None)
     @router.get("/v2/models/{model}/versions/{version}", response_model=None)
     async def model_metadata(request: Request, model: str, version: str | None = None) -> Response:
         callers.caller(request, "score")
-        checked(model, version)
+        _check_served(models, model, version)
         inputs = [{"name": name, "datatype": "BYTES", "shape": [1 if name == "user_id" else -1]} for name in _INPUTS]
         outputs = [{"name": "scores", "datatype": "FP32", "shape": [-1]}]
         return _json({"name": model, "versions": models.served_versions(), "platform": "dare", "inputs": inputs, "outputs": outputs})
@@ -151,14 +147,24 @@ def open_inference_router(
     @router.get("/v2/models/{model}/versions/{version}/ready", response_model=None)
     async def model_ready(request: Request, model: str, version: str | None = None) -> Response:
         callers.caller(request, "score")
-        checked(model, version)
-        return await ready()
+        _check_served(models, model, version)
+        return _ready(draining)
 
+
+def _inference(
+    router: APIRouter,
+    settings: Settings,
+    callers: Callers,
+    scorer: Scorer,
+    models: Models,
+    metrics: Metrics,
+    clock: Callable[[], float],
+) -> None:
     @router.post("/v2/models/{model}/infer", response_model=None)
     @router.post("/v2/models/{model}/versions/{version}/infer", response_model=None)
     async def infer(request: Request, model: str, version: str | None = None) -> Response:
         call = Call.of(request, callers.caller(request, "score"), clock())
-        checked(model, version)
+        _check_served(models, model, version)
         body = await read_body(request, settings)
         wanted, binary = _split(body, request.headers.get(_HEADER_LENGTH))
         answer = await scorer.score(_score_request(wanted, binary, version), call)
@@ -169,7 +175,22 @@ def open_inference_router(
         response.headers["Server-Timing"] = ", ".join(f"{name};dur={value:.3f}" for name, value in times.items())
         return response
 
-    return router
+
+def _check_served(models: Models, model: str, version: str | None) -> None:
+    """Raises: Problem 404 for another model, and for a version that does not answer."""
+    name = models.name
+    if model != name:
+        raise Problem(404, f"no model {shown(model)}, only {name!r}")
+    served = models.served_versions()
+    if version is not None and version not in served:
+        raise Problem(404, f"version {shown(version)} of {name!r} is not served; {', '.join(served)} is")
+
+
+def _ready(draining: Callable[[], bool]) -> Response:
+    """Raises: Problem 503 while the process is about to stop."""
+    if draining():
+        raise Problem(503, "the server is about to stop", retry_after_s=1, kind="draining")
+    return _json({"ready": True})
 
 
 def _split(body: bytes, header_length: str | None) -> tuple[InferRequest, memoryview]:
