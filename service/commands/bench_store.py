@@ -61,8 +61,8 @@ def _asked(side: Side, drawn: Drawn, rng: np.random.Generator, names: list[str],
         side.post(connection, json.dumps({"behaviors": new}).encode(), "/v1/behaviors")
         wanted = [json.loads(body) | {"timestamp": now} for body in drawn.bodies(rng, names, candidates, len(names))]
         path, body = ("/v1/score", wanted[0]) if len(names) == 1 else ("/v1/score:batch", {"requests": wanted})
-        _, timing = side.post(connection, json.dumps(body).encode(), path)
+        _, head = side.post(connection, json.dumps(body).encode(), path)
         if number >= _WARM:
-            note_stages(stages_ms, timing)
+            note_stages(stages_ms, head)
     connection.close()
     return stages_ms
