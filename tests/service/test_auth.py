@@ -31,7 +31,7 @@ ASK = {"user_id": "u", "candidates": ["item-1"], "timestamp": NOW}
 OPEN = {
     ("GET", path)
     for path in ("/livez", "/readyz", "/metrics", "/", "/docs", "/openapi.json", "/console/{name}", "/v2/health/live", "/v2/health/ready")
-}
+} | {("HEAD", path) for path in ("/livez", "/readyz", "/metrics")}
 
 
 def key_file(folder: Path, **changed: Any) -> Path:
