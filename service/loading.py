@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -29,6 +30,8 @@ _LONG = 4096
 spread them best."""
 _LONGEST_S = 5.0
 """Time for the users of a version, after which the rest of them is left to their requests too."""
+_LONGEST_FAREWELL_S = 1.0
+"""Rests while users are let go of: the answer to an activation waits for that."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,7 +82,7 @@ class Loader:
 
     async def let_go(self, served: Served) -> None:
         """Drop the users of a version that answers no new request: thousands of them take a while."""
-        await self._thread.run(lambda: served.users.retire(self._rests()))
+        await self._thread.run(lambda: served.users.retire(self._rests(_LONGEST_FAREWELL_S)))
 
     def close(self) -> None:
         """End what is under way, and the thread."""
@@ -87,13 +90,15 @@ class Loader:
         self._verifier.close()
         self._thread.close()
 
-    def _rests(self) -> Callable[[], None]:
-        """What rests as long as the work since it last did asks for."""
+    def _rests(self, together_s: float = math.inf) -> Callable[[], None]:
+        """What rests as long as the work since it last did asks for, until its rests have taken `together_s`."""
         worked_from = time.perf_counter()
 
         def rest() -> None:
-            nonlocal worked_from
-            self._closed.wait(min(_REST * (time.perf_counter() - worked_from), _LONGEST_REST_S))
+            nonlocal worked_from, together_s
+            rest_s = min(_REST * (time.perf_counter() - worked_from), _LONGEST_REST_S, max(0.0, together_s))
+            self._closed.wait(rest_s)
+            together_s -= rest_s
             worked_from = time.perf_counter()
 
         return rest

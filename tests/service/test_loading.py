@@ -105,6 +105,18 @@ def test_a_version_is_loaded_in_steps_with_rests_between_them_but_not_at_the_sta
     loader.close()
 
 
+def test_letting_go_rests_now_and_then_but_not_for_long(tiny: Tiny, store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.user_cache._AT_A_TIME", 1)
+    loader = Loader(Settings(artifacts=tiny.artifacts), Metrics())
+    served = loader.at_start(None)
+    held(served.users, store, *"abcd")
+    loader._closed = waits = Waits()
+    monkeypatch.setattr("service.loading._REST", 1e9)
+    asyncio.run(loader.let_go(served))
+    assert waits.asked_s == [0.5, 0.5, 0.0, 0.0] and served.users.state_bytes() == 0
+    loader.close()
+
+
 def test_the_layout_is_checked_where_the_rest_is_and_needs_no_kernels(tiny: Tiny, tmp_path: Path) -> None:
     _, new = with_versions(tiny, tmp_path / "a", 1.0)
     rewrite(tmp_path / "a" / new, "head_b3", np.zeros(2, np.float32))
