@@ -14,9 +14,9 @@ from kernels.native_library import address
 from kernels.search.arguments import F32, I32, SearchArguments
 from kernels.search.keys import Prepared, PreparedBody, SearchKeys
 
-_KEPT_SHARE = 40
-"""The filter pays while a search keeps at most one behavior in this many. On trained tables, width 32, it takes as long as fp32 at 30,
-nine tenths at 40, half at 80."""
+_KEPT_SHARE = 30
+"""The filter pays while a search keeps at most one behavior in this many. On trained tables, width 32, it takes no longer than fp32 at 30,
+seven to nine tenths as long at 32 to 40, half at 80."""
 _PREPARE_TARGETS = 24
 """Keys are prepared once they are searched for so many targets, in one call or in several."""
 _BLOCK = 256
@@ -34,8 +34,8 @@ class _PrepareCall(ctypes.Structure):
     """`PrepareCall` of native/search_call.hpp, field for field."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("struct_bytes", "length", "width", "core_bytes", "body_bytes")),
-        *((name, ctypes.c_void_p) for name in ("key", "category", "older", "core", "body")),
+        *((name, ctypes.c_int64) for name in ("struct_bytes", "length", "width", "slots", "core_bytes", "body_bytes")),
+        *((name, ctypes.c_void_p) for name in ("key", "category", "older", "newest", "core", "body")),
         *((name, ctypes.c_int32) for name in ("level", "reserved")),
     )
 
@@ -155,12 +155,14 @@ def _extended(library: ctypes.CDLL, level: int, keys: SearchKeys, have: Prepared
 
 def _build(library: ctypes.CDLL, level: int, keys: SearchKeys) -> Prepared:
     category, (key_LA, key_address) = keys.category_L, keys.placed
+    newest = np.empty(len(key_LA), dtype=np.int32)
     call = _PrepareCall(
         struct_bytes=ctypes.sizeof(_PrepareCall),
         length=len(key_LA),
         width=key_LA.shape[1],
         key=key_address,
         category=None if category is None else address(category),
+        newest=address(newest),
         level=level,
     )
     _done(library.dare_search_prepare(ctypes.byref(call)))

@@ -26,7 +26,7 @@ const SearchLevel* level_of(int32_t level) {
 
 // Memory of one plan, kept by the calling thread.
 struct PlanMemory {
-    std::vector<float> bias, blocked, grouped, extra_bias, extra_wide;
+    std::vector<float> bias, best, member, blocked, grouped, extra_bias, extra_wide;
     std::vector<int32_t> extra_row, extra_category, order;
 };
 
@@ -54,6 +54,24 @@ void plan_bias(const SearchCall& c, SearchPlan& p, PlanMemory& m) {
         for (int64_t i = 0; i < c.length; ++i) bias[i] = c.valid[i] ? bias[i] : -INFINITY;
     p.bias_L = bias;
     p.bias_most = c.bias ? most_of(c.bias, c.length) : 0;
+}
+
+// Of equal rows that share a slot the highest bias stands for all.
+void plan_best(const SearchCall& c, SearchPlan& p, PlanMemory& m) {
+    p.best_L = p.bias_L;
+    const PreparedKeys& core = *p.core;
+    if (!core.merged) return;
+    m.best.assign(m.bias.begin(), m.bias.end());
+    m.member.resize(size_t(core.merged + 16));
+    const int32_t *const member = core.at<int32_t>(core.member), *const newest = core.at<int32_t>(core.newest);
+    for (int64_t i = 0; i < core.merged; ++i) {
+        const float bias = m.bias[size_t(member[i])];
+        float& best = m.best[size_t(newest[member[i]])];
+        m.member[size_t(i)] = bias;
+        best = bias > best ? bias : best;
+    }
+    p.best_L = m.best.data() + c.hidden;
+    p.bias_member = m.member.data();
 }
 
 // Whether what is added to dots could carry an fp32 sum beyond all numbers.
@@ -149,14 +167,16 @@ void search(const SearchCall& c, const SearchLevel& level, bool first_pass_only)
             const size_t slots = size_t(kBlock * p.core->blocks);
             memory.grouped.resize(slots);
             memory.blocked.resize(slots);
-            level.spread(*p.core, p.bias_L - c.hidden, memory.grouped.data(), memory.blocked.data());
+            plan_best(c, p, memory);
+            level.spread(*p.core, p.best_L - c.hidden, memory.grouped.data(), memory.blocked.data());
             p.bias_grouped = memory.grouped.data();
             p.bias_blocked = memory.blocked.data();
         }
     }
     plan_order(c, p, memory);
     p.order = memory.order.data();
-    const double work = double(c.num_targets) * double(c.length) * double(c.width) * (p.core ? 1 : 3);
+    const double rows = p.core ? double(kGroup * p.core->groups) : 3 * double(c.length);
+    const double work = double(c.num_targets) * rows * double(c.width);
     const int64_t threads = std::max<int64_t>(1, std::min<int64_t>(c.num_threads, int64_t(work / kWorkPerThread)));
     const int64_t share = c.num_targets / (threads == 1 ? 1 : 3 * threads);
     p.task = std::min(kMostTask, std::max<int64_t>(4, share / 4 * 4));
@@ -228,7 +248,10 @@ DARE_EXPORT int dare_search_prepare(PrepareCall* call) {
         if (call->older) return extend_keys(*call, *level);
         if (call->core) prepare_keys(*call, *level);
         call->core_bytes = int64_t(sizeof(PreparedKeys));
-        if (call->core == nullptr) call->body_bytes = prepared_bytes(*call);
+        if (call->core == nullptr) {
+            call->slots = find_equal(*call);
+            call->body_bytes = prepared_bytes(*call);
+        }
     } catch (const std::bad_alloc&) {
         return kOutOfMemory;
     }

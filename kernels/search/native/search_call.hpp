@@ -24,13 +24,15 @@ struct SearchCall {
     int32_t level, num_threads;
 };
 
-// Prepares keys: with `core` null it sets `core_bytes` and `body_bytes`; else fills both, which are aligned to 64 bytes. With `older`, a form
-// without categories, it adds the next `length` rows, a multiple of kBlock, of which `key` is the first, to the body of that form.
+// Prepares keys: with `core` null it sets `slots`, `newest`, `core_bytes` and `body_bytes`; else, given these, it fills both, which are aligned to
+// 64 bytes. With `older`, a form without categories, it adds the next `length` rows, a multiple of kBlock, of which `key` is the first, to the
+// body of that form.
 struct PrepareCall {
-    int64_t struct_bytes, length, width, core_bytes, body_bytes;
+    int64_t struct_bytes, length, width, slots, core_bytes, body_bytes;
     const float* key;
     const int32_t* category;  // or null
     const void* older;        // or null
+    int32_t* newest;          // [L]: the newest row of each row's slot; of no use where there are as many slots as rows
     void *core, *body;
     int32_t level, reserved;
 };
@@ -41,6 +43,9 @@ enum SearchStatus : int { kDone = 0, kWrongVersion = 1, kNoSuchLevel = 2, kOutOf
 // 16 slots make a group, 16 groups a block. Slot s of group g holds row `row[16 g + s]`.
 constexpr int64_t kGroup = 16, kBlock = 256;
 constexpr int64_t kMostOutliers = 128;
+// Rows of equal keys share a slot, so many at the most, where that saves one slot in kMergedShare.
+constexpr int64_t kMostEqual = 16, kMergedShare = 3;
+constexpr int64_t kMostMerged = int64_t(1) << 26;  // rows: `equal` has five bits for how many
 // Wider keys are searched in fp32: their integer dots could meet the values that stand for "not valid".
 constexpr int64_t kWidest = 2048;
 
@@ -48,6 +53,7 @@ constexpr int64_t kWidest = 2048;
 struct PreparedKeys {
     int64_t length, width, quads, groups, blocks, distinct, outliers;
     int64_t room;         // blocks that the body has memory for
+    int64_t merged;       // entries of `member`; 0: each row has a slot of its own
     char* body;
     double residue_norm;  // max over rows of |x - a|: a the integers, x = key / scale
     double integer_norm;  // max over rows of |a|
@@ -60,10 +66,13 @@ struct PreparedKeys {
     int64_t inverse;      // float [4 quads]
     int64_t blocked;      // u8 [blocks][16 slots][quads][16 groups][4]: a + 128, for the pass over everything
     int64_t grouped;      // u8 [groups][quads][16 slots][4]: the same, for one group
-    int64_t row;          // i32 [blocks][16 groups][16 slots]; a slot without a row of its own repeats another of its group
+    int64_t row;          // i32 [blocks][16 groups][16 slots]: the newest of its rows; a slot without repeats another of its group
     int64_t own;          // u16 [16 blocks]: bit s where slot s has a row of its own
     int64_t category;     // i32 [distinct]: the ids, ascending; group by group they never fall
     int64_t group_place;  // i32 [16 blocks]: place of the group's category in `category`
+    int64_t equal;        // i32 [room for rows], where merged: of the newest row of several in a slot 32 first + count of them in `member`, else 0
+    int64_t member;       // i32 [merged]: the rows of these slots, newest first
+    int64_t newest;       // i32 [room for rows], where merged: the newest row of each row's slot
     int32_t outlier[kMostOutliers];  // rows that are in no group
 
     template <class T>
@@ -77,7 +86,9 @@ struct SearchPlan {
     const SearchCall* call;
     const PreparedKeys* core;       // null: fp32 only
     const float* bias_L;            // [L]: the bias, -inf where not valid; null: plain. Before it the hidden rows of `core`, -inf
-    const float* bias_blocked;      // the same for the slots of `core`, as `blocked` and as `grouped` are ordered; null: plain
+    const float* best_L;            // the same, of the newest row of a slot the highest of its rows; bias_L where not merged
+    const float* bias_member;       // the bias of each of `member`; null: plain
+    const float* bias_blocked;      // best_L for the slots of `core`, as `blocked` and as `grouped` are ordered; null: plain
     const float* bias_grouped;
     const float* extra_wide;        // rows outside `core`: [groups][A][16]
     const int32_t* extra_row;       // [16 groups], -1 beyond the last
@@ -113,6 +124,8 @@ extern const SearchLevel kSearchScalar, kSearchAvx2, kSearchAvx512, kSearchAvx51
 
 // Searches in float64 without vectors: for magnitudes whose dots overflow fp32.
 void search_wide_range(const SearchCall&);
+// Sets `newest`; returns the slots: as many as rows where they are not to be merged.
+int64_t find_equal(const PrepareCall&);
 int64_t prepared_bytes(const PrepareCall&);
 void prepare_keys(const PrepareCall&, const SearchLevel&);
 SearchStatus extend_keys(const PrepareCall&, const SearchLevel&);

@@ -58,14 +58,15 @@ std::vector<int64_t> drop_empty(std::vector<int32_t>& ids, std::vector<int32_t>&
 }
 
 // Offsets for so many groups, and room for newer ones where there are no categories; returns the bytes of the body.
-int64_t lay_out(PreparedKeys& core, int64_t length, int64_t width, int64_t groups, int64_t distinct, bool grows) {
+int64_t lay_out(PreparedKeys& core, const PrepareCall& call, int64_t groups, int64_t distinct) {
+    const bool grows = call.category == nullptr;
     core = PreparedKeys{};
-    core.length = length;
-    core.width = width;
-    core.quads = (width + 3) / 4;
+    core.length = call.length;
+    core.width = call.width;
+    core.quads = (call.width + 3) / 4;
     core.groups = groups;
     core.blocks = (groups + 15) / 16;
-    core.room = core.blocks + (grows ? core.blocks / kRoomShare + 1 : 0);
+    core.room = core.blocks + (grows ? padded(call.length, kBlock) / kBlock / kRoomShare + 1 : 0);
     core.distinct = distinct;
     int64_t at = 0;
     const auto take = [&at](int64_t bytes) {
@@ -81,6 +82,12 @@ int64_t lay_out(PreparedKeys& core, int64_t length, int64_t width, int64_t group
     core.own = take(2 * 16 * core.room);
     core.category = take(4 * (distinct + 32));
     core.group_place = take(4 * 16 * core.room);
+    if (call.slots < call.length) {
+        core.equal = take(4 * (call.length + kBlock * (core.room - core.blocks)));
+        // A slot of several saves all of its rows but one.
+        core.member = take(4 * 2 * (call.length - call.slots) + 64);
+        core.newest = take(4 * (call.length + kBlock * (core.room - core.blocks)));
+    }
     return at;
 }
 
@@ -140,6 +147,29 @@ std::vector<int32_t> outliers_of(const PrepareCall& call, const SearchLevel& lev
     return rows;
 }
 
+// Lists the rows of slots that hold several, newest first. `out`: rows that are in no slot.
+void list_equal(PreparedKeys& core, const PrepareCall& call, const std::vector<char>& out) {
+    int32_t *const equal = core.at<int32_t>(core.equal), *const member = core.at<int32_t>(core.member);
+    std::copy(call.newest, call.newest + call.length, core.at<int32_t>(core.newest));
+    std::fill(equal, equal + call.length, 0);
+    for (int64_t i = 0; i < call.length; ++i) ++equal[call.newest[i]];
+    for (int64_t i = call.length - 1; i >= 0; --i) {
+        const int32_t newest = call.newest[i];
+        if (out[size_t(newest)]) {
+            equal[i] = 0;
+            continue;
+        }
+        if (newest == i) {
+            const int32_t rows = equal[i] == 1 ? 0 : equal[i];
+            equal[i] = rows ? int32_t(32 * core.merged) : 0;
+            core.merged += rows;
+            if (rows == 0) continue;
+        }
+        member[equal[newest] / 32 + equal[newest] % 32] = int32_t(i);
+        ++equal[newest];
+    }
+}
+
 }  // namespace
 
 int64_t prepared_bytes(const PrepareCall& call) {
@@ -147,9 +177,9 @@ int64_t prepared_bytes(const PrepareCall& call) {
     places(call, ids, place);
     std::vector<int64_t> count(ids.size(), 0);
     for (const int32_t p : place) ++count[size_t(p)];
+    if (call.slots < call.length) count[0] = call.slots;
     PreparedKeys core;
-    const bool grows = call.category == nullptr;
-    return lay_out(core, call.length, call.width, groups_of(count, grows), int64_t(ids.size()), grows);
+    return lay_out(core, call, groups_of(count, call.category == nullptr), int64_t(ids.size()));
 }
 
 void prepare_keys(const PrepareCall& call, const SearchLevel& level) {
@@ -163,12 +193,17 @@ void prepare_keys(const PrepareCall& call, const SearchLevel& level) {
     double square = 0;
     for (const float m : most) square += double(m) * m;
     if (!outliers.empty()) most = most_of(call, &out);
+    const bool merged = call.slots < call.length;
+    // Of equal rows only the newest is dealt out.
+    std::vector<char> left = out;
+    for (int64_t i = 0; i < call.length && merged; ++i) left[size_t(i)] |= call.newest[i] != i;
 
-    const std::vector<int64_t> count = drop_empty(ids, place, out);
+    const std::vector<int64_t> count = drop_empty(ids, place, left);
     PreparedKeys& core = *static_cast<PreparedKeys*>(call.core);
     const bool grows = call.category == nullptr;
-    lay_out(core, call.length, call.width, groups_of(count, grows), int64_t(ids.size()), grows);
+    lay_out(core, call, groups_of(count, grows), int64_t(ids.size()));
     core.body = static_cast<char*>(call.body);
+    if (merged) list_equal(core, call, out);
     core.outliers = int64_t(outliers.size());
     core.key_norm = std::sqrt(square);
     core.key_most = all;
@@ -191,7 +226,7 @@ void prepare_keys(const PrepareCall& call, const SearchLevel& level) {
     }
     for (int64_t g = group; g < 16 * core.blocks; ++g) group_place[g] = group ? group_place[group - 1] : 0;
     for (int64_t i = 0; i < call.length; ++i) {
-        if (out[size_t(i)]) continue;
+        if (left[size_t(i)]) continue;
         const size_t p = size_t(place[size_t(i)]);
         const int64_t g = first[p] + dealt[p] % groups[p], slot = dealt[p] / groups[p];
         ++dealt[p];
@@ -261,6 +296,10 @@ SearchStatus extend_keys(const PrepareCall& call, const SearchLevel& level) {
             core.at<int32_t>(core.group_place)[16 * core.blocks + g] = 0;
         }
         ++core.blocks, core.groups += 16;
+    }
+    if (core.merged) {
+        std::fill(core.at<int32_t>(core.equal) + first_row, core.at<int32_t>(core.equal) + core.length, 0);
+        for (int64_t i = first_row; i < core.length; ++i) core.at<int32_t>(core.newest)[i] = int32_t(i);
     }
     level.quantise(core, call.key, first_row, first);
     return kDone;

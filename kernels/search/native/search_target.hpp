@@ -38,16 +38,18 @@ struct FilterMemory {
             one.row = parts.take<int32_t>(most_rows);
         }
         // The bonus can name any number of rows.
-        const int64_t room = most_rows + 16 * p.extra_groups + (c.bonus_start ? c.length : 0) + 64;
+        const int64_t most_found = core.merged ? (kMostEqual * most_rows < c.length ? kMostEqual * most_rows : c.length) : most_rows;
+        const int64_t room = most_found + 16 * p.extra_groups + (c.bonus_start ? c.length : 0) + 64;
         found = Found{parts.take<int32_t>(room), parts.take<int32_t>(room), 0, room};
         scratch = parts.take<int32_t>(2 * (room + 64) + 3 * kRankByCounting + all);
         stamp = c.bonus_start ? parts.take<int32_t>(2 * c.length) : nullptr;
     }
 };
 
-// Where bounds were found for the target before: of the groups, of integer scores, of exact scores.
+// Where bounds were found for the target before: of the groups, of integer scores, of exact scores. `slots`: how many slots, as a share of
+// K, held K rows.
 struct Guess {
-    float group = 0.9f, dot = 0.5f, exact = 0.2f;
+    float group = 0.9f, dot = 0.5f, exact = 0.2f, slots = 1;
 };
 
 // Has rows on their way before they are scored.
@@ -59,8 +61,35 @@ inline void fetch_rows(const SearchCall& c, const int32_t* rows, int64_t count) 
     }
 }
 
-// Adds the rows whose exact score is at least `floor`. `times`: how often each gets the bonus, or null. 16 more rows can be written.
-TARGET static void score_exactly(const SearchPlan& p, int64_t n, int32_t* rows, int64_t count, int32_t floor, const int32_t* times, Found& found) {
+// Adds the rows of those slots, of 16, that are in `several`, whose exact score is at least `floor`. `equal`: as the prepared keys say it.
+INLINE void add_equal(const SearchPlan& p, uint32_t several, F dot, I equal, int32_t floor, Found& found) {
+    alignas(64) float dots[16];
+    alignas(64) int32_t places[16];
+    fstore(dots, dot);
+    istore(places, equal);
+    const int32_t* const member = p.core->at<int32_t>(p.core->member);
+    const float* const bias = p.bias_member;
+    int32_t *const value = found.value, *const row = found.row;
+    const I least = iset(floor), gone = iset(int32_t(p.call->hidden));
+    int64_t n = found.size;
+    for (; several; several &= several - 1) {
+        const int lane = __builtin_ctz(several);
+        const uint32_t place = uint32_t(places[lane]), first = place / 32, rows = place % 32;
+        F sum = fset(dots[lane]);
+        if (bias) sum = fadd(sum, fload(bias + first));
+        const I one = iorder(ibits(fadd(sum, fset(0.0f))));
+        const uint32_t mask = at_least(one, least) & ((2u << (rows - 1)) - 1u);
+        icompress(value + n, mask, one);
+        icompress(row + n, mask, isub(iload(member + first), gone));
+        n += bits_set(mask);
+    }
+    found.size = n;
+}
+
+// Adds the rows whose exact score is at least `floor`. `times`: how often each gets the bonus, or null. Several: `rows` are those of slots that
+// may hold others, which are scored too. 16 more rows can be written.
+template <bool Several>
+TARGET static void score_exactly_of(const SearchPlan& p, int64_t n, int32_t* rows, int64_t count, int32_t floor, const int32_t* times, Found& found) {
     if (count == 0) return;
     const SearchCall& c = *p.call;
     const float* const target = c.target + n * c.width;
@@ -69,9 +98,10 @@ TARGET static void score_exactly(const SearchPlan& p, int64_t n, int32_t* rows, 
         const float* key[16];
         for (int j = 0; j < 16; ++j) key[j] = c.key + int64_t(rows[i + j]) * c.width;
         if (i + 16 < count) fetch_rows(c, rows + i + 16, 16);
-        F sum = dot_rows(key, target, c.width);
+        const F dot = dot_rows(key, target, c.width);
+        F sum = dot;
         const I row = iload(rows + i);
-        if (p.bias_L) sum = fadd(sum, fgather(p.bias_L, row));
+        if (p.bias_L) sum = fadd(sum, fgather(Several ? p.best_L : p.bias_L, row));
         if (c.category_score) sum = fadd(sum, fgather(c.category_score + n * c.num_categories, igather(c.category, row)));
         const int some = int(count - i < 16 ? count - i : 16);
         if (times) {
@@ -82,11 +112,22 @@ TARGET static void score_exactly(const SearchPlan& p, int64_t n, int32_t* rows, 
             sum = fload(each);
         }
         const I value = iorder(ibits(fadd(sum, fset(0.0f))));
-        const uint32_t mask = at_least(value, iset(floor)) & ((2u << (some - 1)) - 1u);
+        uint32_t mask = at_least(value, iset(floor)) & ((2u << (some - 1)) - 1u);
+        if (Several) {
+            const I equal = igather(p.core->at<int32_t>(p.core->equal) + c.hidden, row);
+            const uint32_t several = at_least(equal, iset(1)) & mask;
+            mask &= ~several;
+            add_equal(p, several, dot, equal, floor, found);
+        }
         icompress(found.value + found.size, mask, value);
         icompress(found.row + found.size, mask, row);
         found.size += bits_set(mask);
     }
+}
+
+TARGET static void score_exactly(const SearchPlan& p, int64_t n, int32_t* rows, int64_t count, int32_t floor, const int32_t* times, Found& found) {
+    if (p.core->merged && !times) score_exactly_of<true>(p, n, rows, count, floor, times, found);
+    else score_exactly_of<false>(p, n, rows, count, floor, times, found);
 }
 
 // The rows of target n that get a bonus, each once, with how often. Returns how many.
@@ -106,15 +147,16 @@ int64_t bonus_rows(const SearchCall& c, int64_t n, int32_t* stamp, int32_t* rows
     return count;
 }
 
-// Takes out rows that got their bonus and their exact score. Returns how many are left.
-int64_t other_rows(const int32_t* stamp, int64_t n, int32_t* rows, int64_t count) {
-    int64_t left = 0;
-    for (int64_t i = 0; i < count; ++i) {
-        const int32_t row = rows[i];
-        rows[left] = row;
+// Takes rows that got their bonus out again, from `first` on: they were found with it.
+void keep_others(const int32_t* stamp, int64_t n, int64_t first, Found& found) {
+    int64_t left = first;
+    for (int64_t i = first; i < found.size; ++i) {
+        const int32_t row = found.row[i];
+        found.row[left] = row;
+        found.value[left] = found.value[i];
         left += stamp[2 * row] != int32_t(n);
     }
-    return left;
+    found.size = left;
 }
 
 int32_t order_at_most(double x) {
@@ -170,16 +212,33 @@ TARGET static void add_extra(const SearchPlan& p, FilterMemory& m, int64_t t, in
     }
 }
 
-// Finds rows of target n that are surely enough, by their integer scores, and fetches them. Returns false where they are too many.
-TARGET static bool look(const SearchPlan& p, FilterMemory& m, int64_t t, int64_t n, Guess& guess, Look& look) {
+// How many groups that reach a bound hold K rows that do, whatever they are.
+int64_t groups_needed(const SearchPlan& p, int64_t n) {
+    const SearchCall& c = *p.call;
+    int64_t k = c.kept;
+    if (!(c.bonus_value < 0)) return k;
+    // A row that a bonus makes worse cannot stand for its group, nor the slot that it shares.
+    const int32_t* const newest = p.core->merged ? p.core->at<int32_t>(p.core->newest) + c.hidden : nullptr;
+    int32_t last = -1;
+    for (int64_t i = c.bonus_start[n]; i < c.bonus_start[n + 1]; ++i) {
+        const int32_t row = c.bonus_index[i], slot = newest && row + c.hidden < p.core->length ? newest[row] : int32_t(row + c.hidden);
+        k += !newest || slot != last;
+        last = slot;
+    }
+    return k;
+}
+
+// Finds rows of target n that are enough, by their integer scores, and fetches them; not `sure`: that are likely enough. Returns false where
+// they are too many.
+TARGET static bool first_look(const SearchPlan& p, FilterMemory& m, int64_t t, int64_t n, bool sure, Guess& guess, Look& look) {
     const SearchCall& c = *p.call;
     const Query& query = m.query[t];
-    // A row that a bonus makes worse cannot stand for its group.
-    const int64_t k = c.kept + (c.bonus_value < 0 ? c.bonus_start[n + 1] - c.bonus_start[n] : 0);
+    const int64_t k = sure ? groups_needed(p, n) : int64_t(guess.slots * float(c.kept)) + 1;
     const int32_t *const best = m.maxima.best[t], *const second = m.maxima.second[t];
     // The bits of slots are no part of a score.
     const int32_t grain = second ? ~15 : ~0;
-    look.bound = grain & bound_of_best(best, p.core->blocks, k, k / 8 + 1, m.scratch, &guess.group);
+    // Where groups are few, all are looked at.
+    look.bound = k >= p.core->groups ? kSurelyValid : grain & bound_of_best(best, p.core->blocks, k, k / 8 + 1, m.scratch, &guess.group);
     if (look.bound < kSurelyValid) return false;
     look.groups = groups_within(best, p.core->blocks, look.bound, INT32_MAX, m.groups);
     if (look.groups > m.most_groups) return false;
@@ -199,22 +258,34 @@ TARGET static bool look(const SearchPlan& p, FilterMemory& m, int64_t t, int64_t
 }
 
 // Finds the k best of target n after a look. Returns false where too many rows could be among them.
-TARGET static bool finish(const SearchPlan& p, FilterMemory& m, int64_t t, int64_t n, Guess& guess, Look& look) {
+TARGET static bool finish(const SearchPlan& p, FilterMemory& m, int64_t t, int64_t n, bool sure, Guess& guess, Look& look) {
     const SearchCall& c = *p.call;
     const Query& query = m.query[t];
     const bool bonus = c.bonus_start && c.bonus_start[n + 1] > c.bonus_start[n];
-    int32_t floor = order_at_most(query.unit * double(look.bound - query.offset) - query.error);
+    int32_t floor = order_at_most(query.unit * double((look.start & ~15) - query.offset) - query.error);
     m.found.size = 0;
     int32_t* const rows = m.scratch;
     if (bonus) {
         int32_t* const times = m.scratch + c.length + 16;
         const int64_t distinct = bonus_rows(c, n, m.stamp, rows, times);
         score_exactly(p, n, rows, distinct, floor, times, m.found);
-        look.first = other_rows(m.stamp, n, look.row, look.first);
     }
     add_extra(p, m, t, n, floor, bonus);
+    const int64_t named = m.found.size;
     score_exactly(p, n, look.row, look.first, floor, nullptr, m.found);
-    if (m.found.size < c.kept) return false;
+    if (bonus) keep_others(m.stamp, n, named, m.found);
+    if (m.found.size < c.kept) {
+        if (sure) return false;
+        // More slots, until as many are surely enough.
+        guess.slots = guess.slots < 0.75f ? guess.slots * 1.3f : 1;
+        if (bonus)
+            for (int64_t i = c.bonus_start[n]; i < c.bonus_start[n + 1]; ++i) m.stamp[2 * c.bonus_index[i]] = -1;
+        return first_look(p, m, t, n, true, guess, look) && finish(p, m, t, n, true, guess, look);
+    }
+    if (!sure) {
+        const float enough = 1.15f * float(look.first) / float(m.found.size);
+        guess.slots += 0.25f * ((enough < 1 ? enough : 1) - guess.slots);
+    }
 
     // Exact scores give a higher floor: their k-th best.
     istore(m.found.value + m.found.size, iset(INT32_MIN));
@@ -234,9 +305,10 @@ TARGET static bool finish(const SearchPlan& p, FilterMemory& m, int64_t t, int64
         else rows_reaching(p, query, m.groups, groups, cut, look.dots);
         more += rows_within(look.dots, cut, INT32_MAX, c.hidden, rows + more);
     }
-    if (bonus) more = other_rows(m.stamp, n, rows, more);
     fetch_rows(c, rows, more < 16 ? more : 16);
+    const int64_t before = m.found.size;
     score_exactly(p, n, rows, more, floor, nullptr, m.found);
+    if (bonus) keep_others(m.stamp, n, before, m.found);
     write_best(m.found, c.kept, c.index + n * c.kept, c.score + n * c.kept, m.scratch);
     return true;
 }
@@ -245,11 +317,12 @@ TARGET static bool finish(const SearchPlan& p, FilterMemory& m, int64_t t, int64
 TARGET static int64_t search_maxima(const SearchPlan& p, FilterMemory& m, const int32_t* targets, int64_t count, int32_t* left, Guess& guess) {
     int64_t failed = 0;
     // The rows of the next target are on their way while this one's are scored.
-    bool found = look(p, m, 0, targets[0], guess, m.look[0]);
+    const bool sure = p.core->merged == 0;
+    bool found = first_look(p, m, 0, targets[0], sure, guess, m.look[0]);
     for (int64_t t = 0; t < count; ++t) {
         const bool here = found;
-        if (t + 1 < count) found = look(p, m, t + 1, targets[t + 1], guess, m.look[(t + 1) & 1]);
-        if (!here || !finish(p, m, t, targets[t], guess, m.look[t & 1])) left[failed++] = targets[t];
+        if (t + 1 < count) found = first_look(p, m, t + 1, targets[t + 1], sure, guess, m.look[(t + 1) & 1]);
+        if (!here || !finish(p, m, t, targets[t], sure, guess, m.look[t & 1])) left[failed++] = targets[t];
     }
     return failed;
 }

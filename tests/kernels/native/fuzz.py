@@ -157,6 +157,8 @@ def fuzz_search(rng: Random) -> None:
     n, length, width, k = size(rng, 40), size(rng, 3000), max(1, size(rng, 70)), max(1, size(rng, 130))
     whole = rng.random() < 0.5
     q, key = (rng.integers(-3, 4, shape).astype(np.float32) if whole else values(rng, *shape) for shape in ((n, width), (length, width)))
+    if length and rng.random() < 0.4:
+        key = key[rng.integers(0, max(1, min(length, size(rng, length))), length)]  # bought again
     more: dict[str, object] = {}
     category = None
     if rng.random() < 0.4:
