@@ -198,7 +198,10 @@ def levels() -> list[str]:
 
 
 def run(seconds: float, seed: int, force_level: Callable[[str], None], only: str | None = None) -> int:
-    """Call after call until so much processor time is spent, however busy the machine. Returns how many were made. Raises: AssertionError naming operation, level and seed."""
+    """Call after call until so much processor time is spent, however busy the machine; returns how many were made.
+
+    Raises: AssertionError naming operation, level and seed.
+    """
     until, calls = time.process_time() + seconds, 0
     chosen = list(operations().values()) if only is None else [operations()[only]]
     while time.process_time() < until:
