@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -169,10 +170,22 @@ def _read(path: Path) -> list[Key]:
 
 
 def _refuse_other_sites(request: Request) -> None:
-    """Without keys, a page of another site open in a browser here must not reach the service."""
-    origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+    """Without keys, a page of another site open in a browser here must not reach the service, nor by a name of its own for this address."""
+    origin, host = request.headers.get("origin"), request.headers.get("host", "")
+    if origin is not None and urlsplit(origin).netloc != host:
         raise Problem(403, "requests of other sites need a key")
+    if not _is_near(host):
+        raise Problem(403, f"requests for {host} need a key: without one the service answers to addresses and to names without a dot")
+
+
+@lru_cache(64)
+def _is_near(host: str) -> bool:
+    """Whether no site elsewhere can be meant by this `Host`: an address, or a name without a dot, as localhost and containers have."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return "." not in name or name.endswith(".localhost") or bool(ipaddress.ip_address(name))
+    except ValueError:
+        return False
 
 
 def _loopback(host: str) -> bool:

@@ -39,6 +39,17 @@ class Behavior(msgspec.Struct, frozen=True, omit_defaults=True):
     event_id: str | None = None
 
 
+class Ask(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One request of a batch: what `Client.score` is given."""
+
+    user_id: str
+    candidates: Sequence[str]
+    timestamp: int | None = None
+    explain: int = 0
+    budget_ms: int | None = None
+    model_version: str | None = None
+
+
 class Kept(msgspec.Struct, frozen=True):
     """A behavior that search kept for a candidate; `item_id` None for an item that the model does not know."""
 
@@ -117,15 +128,29 @@ class DareError(Exception):
     """The service's answer was not 2xx. `status`; `problem` the problem document, {} where there was none; `request_id` to look for in its
     log."""
 
-    def __init__(self, response: httpx.Response) -> None:
+    def __init__(self, status: int, problem: dict[str, Any], reason: str = "") -> None:
+        self.status, self.problem = status, problem
+        self.request_id = problem.get("request_id")
+        super().__init__(f"{status} {problem.get('detail', reason)}")
+
+    @classmethod
+    def of(cls, response: httpx.Response) -> DareError:
+        """What this answer says."""
         try:
             problem = response.json()
         except ValueError:
-            problem = {}
-        self.status = response.status_code
-        self.problem: dict[str, Any] = problem if isinstance(problem, dict) else {}
-        self.request_id = self.problem.get("request_id")
-        super().__init__(f"{self.status} {self.problem.get('detail', response.reason_phrase)}")
+            problem = None
+        return cls(response.status_code, problem if isinstance(problem, dict) else {}, response.reason_phrase)
+
+
+class _Part(msgspec.Struct, frozen=True):
+    status: int
+    answer: Scores | None = None
+    problem: dict[str, Any] = {}
+
+
+class _Batch(msgspec.Struct, frozen=True):
+    answers: list[_Part]
 
 
 class RetryBudget:
@@ -178,7 +203,7 @@ def _steps(call: _Call, budget: RetryBudget, timeout_s: float, clock: Callable[[
             return outcome
         wait_s = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**attempt) * chance()
         if isinstance(outcome, httpx.Response):
-            refused = DareError(outcome)
+            refused = DareError.of(outcome)
             if outcome.status_code not in _REFUSED or not (call.repeatable or refused.problem.get("type") in _NOT_CARRIED_OUT):
                 raise refused
             given = outcome.headers.get("retry-after", "")
@@ -197,6 +222,14 @@ def _steps(call: _Call, budget: RetryBudget, timeout_s: float, clock: Callable[[
 
 def _score(user_id: str, candidates: Sequence[str], options: dict[str, Any]) -> _Call:
     return _Call("POST", "/v1/score", {"user_id": user_id, "candidates": list(candidates)} | _given(options))
+
+
+def _score_batch(asks: Sequence[Ask]) -> _Call:
+    return _Call("POST", "/v1/score:batch", {"requests": [msgspec.to_builtins(ask) for ask in asks]})
+
+
+def _parts(response: httpx.Response) -> list[Scores | DareError]:
+    return [part.answer or DareError(part.status, part.problem) for part in _read(response, _Batch).answers]
 
 
 def _recommend(user_id: str, limit: int, options: dict[str, Any]) -> _Call:
@@ -236,6 +269,11 @@ class Client:
     def score(self, user_id: str, candidates: Sequence[str], **options: Any) -> Scores:
         """Score candidates. Options: timestamp, explain, budget_ms, model_version. Raises: DareError, httpx.TransportError."""
         return _read(self._done(_score(user_id, candidates, options)), Scores)
+
+    def score_batch(self, asks: Sequence[Ask]) -> list[Scores | DareError]:
+        """Score up to 64 requests, answered one by one: a part that was refused is its DareError, not raised, and the caller may ask for it
+        again. Raises: DareError for the whole, httpx.TransportError."""
+        return _parts(self._done(_score_batch(asks)))
 
     def recommend(self, user_id: str, limit: int = 20, **options: Any) -> Recommended:
         """Recommend items. Options: exclude_seen, pool, timestamp, budget_ms, model_version. Raises: DareError, httpx.TransportError."""
@@ -293,6 +331,10 @@ class AsyncClient:
     async def score(self, user_id: str, candidates: Sequence[str], **options: Any) -> Scores:
         """See `Client.score`."""
         return _read(await self._done(_score(user_id, candidates, options)), Scores)
+
+    async def score_batch(self, asks: Sequence[Ask]) -> list[Scores | DareError]:
+        """See `Client.score_batch`."""
+        return _parts(await self._done(_score_batch(asks)))
 
     async def recommend(self, user_id: str, limit: int = 20, **options: Any) -> Recommended:
         """See `Client.recommend`."""

@@ -192,6 +192,14 @@ def test_without_keys_another_sites_page_cannot_reach_it(server: Server) -> None
     assert server.client.post("/v1/score", json=ASK, headers={"Origin": f"http://{host}"}).status_code == 200
 
 
+def test_without_keys_a_name_that_another_site_gave_this_address_is_refused(server: Server) -> None:
+    """DNS rebinding: to the browser such a page is of one origin with the service, and a GET says nothing of where it came from."""
+    for name in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example", "[::1", "localhost.example"):
+        refused(server.client.get("/v1/users/u/behaviors", headers={"Host": name}), 403)
+    for name in ("localhost:8000", "dare:8000", "127.0.0.1", "[::1]:8000", "demo.localhost"):
+        assert server.client.get("/v1/users/u/behaviors", headers={"Host": name}).status_code == 200, name
+
+
 def test_a_key_that_the_command_made_opens_the_service(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "keys.json"
     key_command("shop", ["score"], "shop", 0.01, 2, file)

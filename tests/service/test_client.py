@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from service import client as module
-from service.client import AsyncClient, Behavior, Client, DareError, RetryBudget, _Attempt, _score, _steps
+from service.client import Ask, AsyncClient, Behavior, Client, DareError, RetryBudget, Scores, _Attempt, _score, _steps
 from tests.conftest import Tiny
 from tests.service.conftest import NOW, Server
 
@@ -46,6 +46,24 @@ def test_every_method_over_http(server: Server, tiny: Tiny) -> None:
         with pytest.raises(DareError, match="length >= 1") as raised:
             dare.score(user, [])
         assert raised.value.status == 422 and raised.value.request_id == raised.value.problem["request_id"]
+
+
+def test_a_part_of_a_batch_that_fails_leaves_the_others(server: Server, tiny: Tiny) -> None:
+    asks = [Ask(tiny.log.user_id[0], ["item-1", "item-2"], NOW), Ask("", ["item-1"]), Ask(tiny.log.user_id[1], ["item-1"], NOW, explain=1)]
+
+    async def talk() -> list[Scores | DareError]:
+        async with AsyncClient(url_of(server), timeout_s=30) as dare:
+            return await dare.score_batch(asks)
+
+    with Client(url_of(server), timeout_s=30) as dare:
+        first, refused, last = dare.score_batch(asks)
+        assert isinstance(first, Scores) and first.scores == dare.score(asks[0].user_id, asks[0].candidates, timestamp=NOW).scores
+        assert isinstance(refused, DareError) and refused.status == 422 and "user_id" in str(refused.problem)
+        assert isinstance(last, Scores) and len(last.explanations[0]) == 1
+        with pytest.raises(DareError, match="length >= 1"):
+            dare.score_batch([])
+    again = asyncio.run(talk())
+    assert [part.scores if isinstance(part, Scores) else part.status for part in again] == [first.scores, 422, last.scores]
 
 
 def test_every_method_asynchronously(server: Server, tiny: Tiny) -> None:
