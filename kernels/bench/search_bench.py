@@ -20,7 +20,8 @@ CATEGORIES = 300
 
 @dataclass(frozen=True, slots=True)
 class SearchShape:
-    """L behaviors, N targets, attention width A, K kept; `bias` with a position bias, `category` with category scores looked up."""
+    """L behaviors, N targets, attention width A, K kept; `bias` with a position bias, `category` with category scores looked up, `repeats`
+    of items that come again as in real histories."""
 
     length: int
     targets: int
@@ -28,9 +29,11 @@ class SearchShape:
     kept: int
     bias: bool = False
     category: bool = False
+    repeats: bool = False
 
     def __str__(self) -> str:
         more = (", position bias" if self.bias else "") + (", category scores" if self.category else "")
+        more += ", items that come again" if self.repeats else ""
         return f"{self.length:,} x {self.targets:,}, d {self.width}, K {self.kept}{more}"
 
 
@@ -58,6 +61,10 @@ def problems(shape: SearchShape, count: int, *, integers: bool = False, seed: in
     found = []
     for _ in range(count):
         key = values(shape.length, shape.width)
+        if shape.repeats:
+            # Of as many items, each as often as the inverse of its rank: 10,000 behaviors are of 2,800 items, as those of heavy buyers are.
+            share = 1 / np.arange(1, shape.length + 1)
+            key = key[rng.choice(shape.length, shape.length, p=share / share.sum())]
         category = rng.integers(0, CATEGORIES, shape.length).astype(np.int32) if shape.category else None
         keys = SearchKeys(key, category)
         if native_backend.can_run()[0]:

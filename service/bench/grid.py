@@ -29,6 +29,7 @@ SEARCH = (
     SearchRow(SearchShape(10_000, 1, 16, 50), {"torch": 5, "faiss.knn": 4}),
     SearchRow(SearchShape(10_000, 512, 32, 50)),
     SearchRow(SearchShape(10_000, 512, 64, 50), {"torch": 8, "faiss.knn": 11}),
+    SearchRow(SearchShape(10_000, 512, 32, 50, repeats=True)),
 )
 
 PLAIN = SearchShape(10_000, 512, 16, 50)

@@ -53,7 +53,13 @@ def test_the_peak_of_a_core_is_measured_per_level(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    "shape", [SearchShape(300, 20, 8, 10), SearchShape(300, 20, 8, 10, bias=True), SearchShape(300, 20, 8, 10, category=True)]
+    "shape",
+    [
+        SearchShape(300, 20, 8, 10),
+        SearchShape(300, 20, 8, 10, bias=True),
+        SearchShape(300, 20, 8, 10, category=True),
+        SearchShape(300, 20, 8, 10, repeats=True),
+    ],
 )
 def test_the_search_gate_opens_for_right_answers_alone(shape: SearchShape) -> None:
     given, whole = search_bench.problems(shape, 1)[0], search_bench.problems(shape, 1, integers=True)[0]
