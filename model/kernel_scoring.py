@@ -14,7 +14,7 @@ from model.artifact import Artifact
 from model.candidates import Candidates, Ranked
 from model.embedding_rows import EmbeddingRows
 from model.ranker import Ranker
-from model.recency import MAX_LENGTH, NUM_AGES, bucket_of_hours, bucket_of_recency, sessions_back
+from model.recency import MAX_LENGTH, NUM_AGES, PairRuns, bucket_of_hours, bucket_of_recency, sessions_back
 from model.tables_layout import UNKNOWN_ROW
 from model.user_state import UserState
 
@@ -43,7 +43,7 @@ class KernelScoring:
         self._bias = bias_P
         # Artifacts older than an option do not name it.
         self._ages, self._sessions = bool(model["ages"]), bool(model.get("sessions", False))
-        self._recency, self._hours = bucket_of_recency(), bucket_of_hours()
+        self._recency, self._hours, self._runs = bucket_of_recency(), bucket_of_hours(), PairRuns()
         # From the oldest place of all to the newest: those of a history are its end, and nothing is copied.
         self._by_place = np.ascontiguousarray(self._recency[:0:-1])
         self._bias_by_place = bias_P[self._by_place]
@@ -60,19 +60,27 @@ class KernelScoring:
     def score(self, state: UserState, candidates: Candidates, timestamp: int, extra_NE: F32, num_threads: int) -> Ranked:
         """Score every candidate; `timestamp` unix seconds of the request."""
         started = time.perf_counter()
-        length = state.length
-        newest = slice(MAX_LENGTH - length, MAX_LENGTH)
-        recency = self._recency[sessions_back(state.timestamp_L)] if self._sessions else self._by_place[newest]
-        if self._ages:
-            hours = np.clip((timestamp - state.timestamp_L) // 3600, 0, len(self._hours) - 1)
-            recency = recency * np.int32(NUM_AGES) + self._hours[hours]
-        bias = self._bias[recency] if self._ages or self._sessions else self._bias_by_place[newest]
+        recency, bias = self._recency_of(state.timestamp_L, timestamp)
         index, score = self._best(state, candidates, bias, num_threads)
         search_ms = (time.perf_counter() - started) * 1e3
         of = candidates.rows
         target = TargetRows(self._rows.target_item(of.item_row_N), self._rows.target_category(of.category_row_N))
         behavior = BehaviorRows(state.item_row_L, state.category_row_L, recency)
         return Ranked(self._ranker.rank(index, score, behavior, target, extra_NE, num_threads), index, score, search_ms)
+
+    def _recency_of(self, timestamp_L: npt.NDArray[np.int64], now: int) -> tuple[I32, F32]:
+        """The row of the recency tables of every behavior, and its bias: [L] each."""
+        if self._sessions:
+            row_L = self._recency[sessions_back(timestamp_L)]
+            if self._ages:
+                hours = np.clip((now - timestamp_L) // 3600, 0, len(self._hours) - 1)
+                row_L = row_L * np.int32(NUM_AGES) + self._hours[hours]
+            return row_L, self._bias[row_L]
+        if self._ages:
+            row_R, count_R = self._runs.of(timestamp_L, now)
+            return row_R.repeat(count_R), self._bias[row_R].repeat(count_R)
+        newest = slice(MAX_LENGTH - len(timestamp_L), MAX_LENGTH)
+        return self._by_place[newest], self._bias_by_place[newest]
 
     def _best(self, state: UserState, candidates: Candidates, bias_L: F32, num_threads: int) -> tuple[I32, F32]:
         """Positions of the kept of every candidate and their scores, [N, K] each."""

@@ -50,3 +50,29 @@ def bucket_of_hours() -> npt.NDArray[np.int32]:
     found: npt.NDArray[np.int32] = bucket[: int(np.searchsorted(bucket, NUM_AGES - 1)) + 1].copy()
     found.setflags(write=False)
     return found
+
+
+class PairRuns:
+    """Buckets of place and age together, place * NUM_AGES + age: some 160 runs in a history in time order, however long it is."""
+
+    def __init__(self) -> None:
+        by_place, by_age = bucket_of_recency()[:0:-1], bucket_of_hours()
+        self._place_start_P = np.flatnonzero(np.diff(by_place, prepend=-1))
+        self._place_P = by_place[self._place_start_P]
+        first_hour_A = (np.flatnonzero(np.diff(by_age)) + 1)[::-1]
+        self._least_age_A = first_hour_A * 3600
+        self._age = np.append(by_age[first_hour_A], np.int32(0))
+
+    def of(self, timestamp_L: npt.NDArray[np.int64], now: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        """Pair of each run, oldest first, int32 [R], and how many behaviors are in it, 0 too: int64 [R].
+
+        Args: `timestamp_L` unix seconds, oldest first; later than `now` is of no age.
+        """
+        length = len(timestamp_L)
+        place_start_P = np.maximum(self._place_start_P - (MAX_LENGTH - length), 0)
+        age_end_A = timestamp_L.searchsorted(now - self._least_age_A, side="right")
+        start_R = np.concatenate((place_start_P, age_end_A))
+        start_R.sort()
+        place_R = self._place_P[place_start_P.searchsorted(start_R, side="right") - 1]
+        age_R = self._age[age_end_A.searchsorted(start_R, side="right")]
+        return place_R * np.int32(NUM_AGES) + age_R, np.diff(start_R, append=length)

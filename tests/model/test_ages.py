@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from model.config import ModelConfig, StageSpec
-from model.recency import NUM_AGES, NUM_BUCKETS, bucket_of_hours, bucket_of_recency
+from model.recency import MAX_LENGTH, NUM_AGES, NUM_BUCKETS, PairRuns, bucket_of_hours, bucket_of_recency
 from model.stages.registry import scoring_path
 from model.two_stage import TwoStageModel
 from tests.model.small_models import CATEGORIES, ITEMS, batch, logits
@@ -29,6 +29,21 @@ def made(config: ModelConfig, seed: int = 0) -> TwoStageModel:
 def test_age_bucket_at_known_places(hours: int, bucket: int) -> None:
     known = bucket_of_hours()
     assert known[min(hours, len(known) - 1)] == bucket == min(math.floor(4 * math.log2(1 + hours)), NUM_AGES - 1)
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 33, 3_000, MAX_LENGTH])
+@pytest.mark.parametrize("span_h", [0, 1, 7_000, 10**6])
+def test_runs_are_the_buckets_of_every_behavior(length: int, span_h: int) -> None:
+    rng, now = np.random.default_rng(length + span_h), 1_500_000_000
+    time_L = np.sort(now + 2 * HOUR - rng.integers(0, span_h * HOUR + 3 * HOUR, length))
+    time_L[: length // 2] -= time_L[: length // 2] % (24 * HOUR)
+    time_L[length // 3 : length // 2] = now - 3 * HOUR  # at a bucket's end
+    time_L.sort()
+    hours = np.maximum(now - time_L, 0) // HOUR
+    age = np.minimum(np.floor(4 * np.log2(1 + hours)), NUM_AGES - 1)
+    place = bucket_of_recency()[length - np.arange(length)]
+    pair_R, count_R = PairRuns().of(time_L, now)
+    np.testing.assert_array_equal(pair_R.repeat(count_R), place * NUM_AGES + age)
 
 
 def test_scores_and_content_add_the_age_to_the_recency() -> None:
