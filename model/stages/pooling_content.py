@@ -26,7 +26,7 @@ def _weighted_recency(weight_MK: Tensor, recency_MK: Tensor, recency_PD: Tensor)
     """sum_k weight_k * recency(k): [M, d]."""
     if len(recency_PD) > _MOST_BUCKETS:
         return (weight_MK[:, None] @ functional.embedding(recency_MK, recency_PD)).squeeze(1)
-    weight_MP = weight_MK.new_zeros(len(weight_MK), len(recency_PD)).scatter_add(1, recency_MK, weight_MK)
+    weight_MP = weight_MK.new_zeros(weight_MK.shape[0], len(recency_PD)).scatter_add(1, recency_MK, weight_MK)
     return weight_MP @ recency_PD
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from model.artifact import Artifact
 from model.item_hash import hash_item_ids
-from model.recency import bucket_of_recency
+from model.recency import NUM_AGES, bucket_of_hours, bucket_of_recency
 from model.request_features import numpy_features
 from model.runtime import ScoringRuntime
 from model.user_state import UserState
@@ -40,6 +40,7 @@ class TorchModel:
         self._repr = [self._tensor(artifact, f"repr_{name}") for name in ("item", "category", "recency")]
         recency = self._tensor(artifact, "attn_recency").double()
         self._bucket = torch.from_numpy(bucket_of_recency().astype(np.int64))
+        self._hours = torch.from_numpy(bucket_of_hours().astype(np.int64)) if artifact.config["model"]["ages"] else None
         self._bias = (recency @ recency[0] / recency.shape[1] ** 0.5).float()
         self._scale = (2 * recency.shape[1]) ** -0.5
         self._bonus = float(artifact.array("same_item_bonus")[0])
@@ -67,6 +68,9 @@ class TorchModel:
         candidate_hash = hash_item_ids(request.candidates)
         place, item_N, category_N = self.rows(candidate_hash)
         bucket_L = self._bucket[torch.arange(len(item_L), 0, -1)]
+        if self._hours is not None:
+            hours_L = torch.div(request.timestamp - torch.from_numpy(user.timestamp_L), 3600, rounding_mode="floor")
+            bucket_L = bucket_L * NUM_AGES + self._hours[hours_L.clamp(0, len(self._hours) - 1)]
         key_LA = torch.cat([self._attn[0][item_L], self._attn[1][category_L]], dim=1)
         query_NA = torch.cat([self._attn[0][item_N], self._attn[1][category_N]], dim=1)
         score_NL = query_NA @ key_LA.T * self._scale + self._bias[bucket_L]
