@@ -5,6 +5,7 @@ Needs the extra `otel`. Without `DARE_OTLP_ENDPOINT` nothing is recorded and not
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
@@ -14,6 +15,7 @@ from service.call import Call
 from service.settings import Settings
 
 _STAGES = ("queue", "store", "prepare", "search", "rank")
+_USER_IN_PATH = re.compile(r"^/v1/users/.*?(/behaviors)?$")
 _UNTRACED = frozenset(["/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"])
 
 
@@ -30,12 +32,22 @@ class Tracing:
         try:
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
             from opentelemetry.sdk.resources import Resource
-            from opentelemetry.sdk.trace import TracerProvider
+            from opentelemetry.sdk.trace import Span, TracerProvider
             from opentelemetry.sdk.trace.export import BatchSpanProcessor
         except ImportError as error:
             raise ValueError(f"DARE_OTLP_ENDPOINT needs the extra `otel` (pip install 'dare-serving[otel]'): {error}") from None
+
+        class WithoutUsers(BatchSpanProcessor):
+            """Sends spans; who a request was about stays here."""
+
+            def on_start(self, span: Span, parent_context: Any = None) -> None:
+                path = str((span.attributes or {}).get("url.path", ""))
+                if _USER_IN_PATH.match(path):
+                    span.set_attribute("url.path", _USER_IN_PATH.sub(r"/v1/users/{user_id}\1", path))
+                super().on_start(span, parent_context)
+
         self._provider = TracerProvider(resource=Resource.create({"service.name": "dare-serving"}))
-        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=f"{settings.otlp_endpoint.rstrip('/')}/v1/traces")))
+        self._provider.add_span_processor(WithoutUsers(OTLPSpanExporter(endpoint=f"{settings.otlp_endpoint.rstrip('/')}/v1/traces")))
         self._tracer = self._provider.get_tracer("dare")
 
     @property

@@ -74,6 +74,8 @@ def test_a_request_is_a_span_below_the_callers_with_one_per_stage(tiny: Tiny, pl
         server = Server(Settings(artifacts=tiny.artifacts, otlp_endpoint=url), MemoryStore())
         try:
             server.client.get("/livez").raise_for_status()
+            server.client.get("/v1/users/alice%2Fbob/behaviors").raise_for_status()
+            server.client.delete("/v1/users/alice").raise_for_status()
             server.client.post("/v1/score", json=ask, headers={"traceparent": f"00-{TRACE}-{PARENT}-01"}).raise_for_status()
             # With spans a request takes the framework's way, without them a shorter one (service/direct.py): both answer alike.
             for path, body in (("/v1/score", {"candidates": []}), ("/v1/recommend", {"user_id": ""}), ("/v1/behaviors", {})):
@@ -81,6 +83,8 @@ def test_a_request_is_a_span_below_the_callers_with_one_per_stage(tiny: Tiny, pl
                 assert answers[0].status_code == answers[1].status_code == 422 and answers[0].json() == answers[1].json()
         finally:
             server.stop()
+    users = [span for span in collector.spans if "/v1/users/" in span.name]
+    assert len(users) == 2 and "alice" not in str(users) and "/v1/users/{user_id}/behaviors" in str(users[0].attributes)
     spans = {span.name: span for span in collector.spans if span.trace_id.hex() == TRACE}
     assert set(spans) == {"POST /v1/score", "queue", "store", "prepare", "search", "rank"}
     request = spans.pop("POST /v1/score")
