@@ -64,3 +64,8 @@ def at_least(name: str, value: Any, low: int) -> int:
     if isinstance(value, bool) or not isinstance(value, _WHOLE) or value < low:
         raise ValueError(f"{name} must be an integer of at least {low}, got {value!r}")
     return int(value)
+
+
+def hold(of: object, name: str, value: npt.NDArray[Any]) -> None:
+    """Set a field of a frozen dataclass to the array that was checked, in its `__post_init__`."""
+    object.__setattr__(of, name, value)

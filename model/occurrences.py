@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from kernels import HashIndex, ItemBonus, lookup_rows, occurrences
+from kernels import HashIndex, ItemBonus, occurrences
 from model.record_table import Occurring, starts
 
 U64 = npt.NDArray[np.uint64]
@@ -65,12 +65,9 @@ class Occurrences:
         start = starts(in_order)
         return self._made(HashIndex(in_order[start[:-1]]), start, position)
 
-    def indexed(self, candidate_hash_N: U64) -> I32:
-        """Place of each candidate's item among those of `index`, -1 where it is none of them: i32 [N]."""
-        return lookup_rows(candidate_hash_N, self.index)
-
     def bonus(self, candidate_hash_N: U64, indexed_N: I32, value: float) -> ItemBonus:
-        """The score bonus of the behaviors of each candidate's own item. Args: `indexed_N` what `indexed` says of the candidates."""
+        """The score bonus of the behaviors of each candidate's own item. Args: `indexed_N` i32 [N] the items of `index` that
+        the candidates are, -1 for none."""
         if not len(self.newer_hash) and not len(self.gone_hash):
             return ItemBonus(*occurrences(self.start, self.position, indexed_N, self.first), value)
         # -1 starts and ends where the first item starts.

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kernels import SearchKeys, attention_weight, candidate_rows, candidates_backends, features_backends, lookup_backends
+from kernels import HistoryRows, SearchKeys, attention_weight, candidate_rows, candidates_backends, features_backends, lookup_backends
 from model.artifact import Artifact
 from model.artifact_layout import check_layout
 from model.candidates import Candidates
@@ -117,13 +117,14 @@ class ScoringRuntime:
         item_hash, timestamp = np.ascontiguousarray(item_hash_L[cut]), np.ascontiguousarray(timestamp_L[cut])
         catalogue, category, item_row, category_row = self._places(item_hash)
         found = Occurring.of(item_hash)
-        occurrences = Occurrences.build(found)
+        occurrences, categories = Occurrences.build(found), RecordTable.build(Occurring.of(category), timestamp)
         return UserState(
             rows=GrowingRows.of([item_hash, timestamp, catalogue, item_row, category_row]),
             keys=SearchKeys.joined(self._embedding.attn_parts(item_row, category_row), self._category_of_keys(category_row)),
             items=RecordTable.build(found, timestamp, occurrences.index),
-            categories=RecordTable.build(Occurring.of(category), timestamp),
+            categories=categories,
             occurrences=occurrences,
+            record_rows=self._record_rows(occurrences, categories),
             activity=activity_of(timestamp),
             profile=self.catalogue.taste.profile(catalogue),
         )
@@ -154,6 +155,7 @@ class ScoringRuntime:
             items=items,
             categories=categories,
             occurrences=occurrences,
+            record_rows=self._record_rows(occurrences, categories),
             activity=activity_extended(state.activity, timestamp_L, timestamp_M, drop),
             profile=state.profile + taste.profile(catalogue) - taste.profile(before[:drop]),
         )
@@ -165,7 +167,7 @@ class ScoringRuntime:
         `num_threads` of the kernels, None for those given to `load`.
         """
         started, threads = time.perf_counter(), self._threads if num_threads is None else num_threads
-        rows = candidate_rows(candidate_hash_N, self._rows, state.record_rows(len(self._rows.category_row)))
+        rows = candidate_rows(candidate_hash_N, self._rows, state.record_rows)
         candidates = Candidates(candidate_hash_N, rows)
         extra = self._features(state, candidates, timestamp)
         ranked = self._scoring.score(state, candidates, timestamp, extra, threads)
@@ -202,6 +204,9 @@ class ScoringRuntime:
             "candidates": {name: list(why) for name, why in candidates_backends().items()},
             "features": {name: list(why) for name, why in features_backends().items()},
         }
+
+    def _record_rows(self, occurrences: Occurrences, categories: RecordTable) -> HistoryRows:
+        return HistoryRows(occurrences.index, categories.by_code(len(self.catalogue.category_row)))
 
     def _places(self, item_hash: U64) -> tuple[I32, I32, I32, I32]:
         """Places in the catalogue, category codes, table rows of items and of categories."""

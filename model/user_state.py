@@ -24,7 +24,7 @@ class UserState:
     """One user's history, prepared for scoring; immutable, so that requests share it, though an older and a newer state share memory.
 
     `rows` oldest first: item hash u64, timestamp i64, place in the catalogue i32 (-1 unknown), table rows of item and category i32; `keys`
-    attention keys; `activity` f64 [decays] and `profile` f64 [T] sums over the history.
+    attention keys; `record_rows` where candidates' records are; `activity` f64 [decays] and `profile` f64 [T] sums over the history.
     """
 
     rows: GrowingRows
@@ -32,10 +32,10 @@ class UserState:
     items: RecordTable
     categories: RecordTable
     occurrences: Occurrences
+    record_rows: HistoryRows
     activity: F64
     profile: F64
     _facts: HistoryFacts | None = field(default=None, init=False, repr=False, compare=False)
-    _record_rows: HistoryRows | None = field(default=None, init=False, repr=False, compare=False)
 
     def facts(self, taste: TasteTable) -> HistoryFacts:
         """What the candidate features need of this history; computed when first asked for."""
@@ -55,14 +55,6 @@ class UserState:
             object.__setattr__(self, "_facts", facts)  # another thread may do the same: the facts are equal
             return facts
         return self._facts
-
-    def record_rows(self, categories: int) -> HistoryRows:
-        """Where candidates' records are; computed when first asked for. Args: `categories` codes of the catalogue."""
-        if self._record_rows is None:
-            rows = HistoryRows(self.occurrences.index, self.categories.by_code(categories))
-            object.__setattr__(self, "_record_rows", rows)  # as above
-            return rows
-        return self._record_rows
 
     @property
     def length(self) -> int:
@@ -97,7 +89,8 @@ class UserState:
     @property
     def nbytes(self) -> int:
         """Bytes held: what a cache counts."""
-        parts = (self.rows, self.profile, self.keys, self.items, self.categories, self.occurrences)
+        records = self.record_rows.category_record_C
+        parts = (self.rows, self.profile, self.keys, self.items, self.categories, self.occurrences, records)
         return int(sum(part.nbytes for part in parts))
 
 

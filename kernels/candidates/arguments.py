@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kernels.checks import array, within
+from kernels.checks import array, hold, within
 from kernels.lookup import HashIndex
 
 F32 = npt.NDArray[np.float32]
@@ -38,10 +38,10 @@ class CatalogueRows:
 
     def __post_init__(self) -> None:
         for name in ("item_VA", "category_GA"):
-            _hold(self, name, array(name, getattr(self, name), np.float32, (None, None)))
+            hold(self, name, array(name, getattr(self, name), np.float32, (None, None)))
         rows, ends = (len(self.index) + 1,), (len(self.item_VA), len(self.category_row), len(self.category_GA))
         for name, shape, end in zip(("item_row", "category", "category_row"), (rows, rows, (None,)), ends, strict=True):
-            _hold(self, name, array(name, getattr(self, name), np.int32, shape))
+            hold(self, name, array(name, getattr(self, name), np.int32, shape))
             within(name, getattr(self, name), 0, end)
 
 
@@ -58,7 +58,7 @@ class HistoryRows:
     """What a backend keeps of it, by the backend's name."""
 
     def __post_init__(self) -> None:
-        _hold(self, "category_record_C", array("category_record_C", self.category_record_C, np.int32, (None,)))
+        hold(self, "category_record_C", array("category_record_C", self.category_record_C, np.int32, (None,)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,3 @@ class CandidateRows:
     indexed_N: I32
     category_record_N: I32
     attn_NA: F32
-
-
-def _hold(rows: object, name: str, value: npt.NDArray[np.generic]) -> None:
-    object.__setattr__(rows, name, value)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kernels.checks import array
+from kernels.checks import array, hold
 
 F64 = npt.NDArray[np.float64]
 F32 = npt.NDArray[np.float32]
@@ -40,8 +40,8 @@ class KeyRecords:
     def __post_init__(self) -> None:
         size = len(self.count)
         for name in ("count", "first_s", "newest_s", "position"):
-            _hold(self, name, array(name, getattr(self, name), np.float64, (size,)))
-        _hold(self, "decayed", array("decayed", self.decayed, np.float64, (size, DECAYS)))
+            hold(self, name, array(name, getattr(self, name), np.float64, (size,)))
+        hold(self, "decayed", array("decayed", self.decayed, np.float64, (size, DECAYS)))
 
     def __len__(self) -> int:
         return len(self.count)
@@ -68,8 +68,8 @@ class HistoryFacts:
     """What a backend keeps of it, by the backend's name."""
 
     def __post_init__(self) -> None:
-        _hold(self, "activity", array("activity", self.activity, np.float64, (DECAYS,)))
-        _hold(self, "profile_ST", array("profile_ST", self.profile_ST, np.float64, (PROFILES, None)))
+        hold(self, "activity", array("activity", self.activity, np.float64, (DECAYS,)))
+        hold(self, "profile_ST", array("profile_ST", self.profile_ST, np.float64, (PROFILES, None)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ class ItemFacts:
             "decay_days": (np.float64, (DECAYS,)),
         }
         for name, (kind, shape) in shapes.items():
-            _hold(self, name, array(name, getattr(self, name), kind, shape))
+            hold(self, name, array(name, getattr(self, name), kind, shape))
         if rows < 1:
             raise ValueError("statistic must have the row of the item nobody knows, got no row")
         if not all(0 <= column < STATISTICS for column in self.interval_columns):
@@ -123,11 +123,7 @@ class ItemFacts:
         if days and not 0 <= int(key[0]) <= int(key[-1]) < (rows - 1) << DAY_BITS:
             raise ValueError(f"popularity_key must name items in 0..{rows - 2}, got {int(key[0])}..{int(key[-1])}")
         first = np.arange(rows, dtype=np.int64) << DAY_BITS
-        _hold(self, "popularity_start", np.searchsorted(key, first).astype(np.int32))
+        hold(self, "popularity_start", np.searchsorted(key, first).astype(np.int32))
 
     def __len__(self) -> int:
         return len(self.statistic) - 1
-
-
-def _hold(facts: object, name: str, value: npt.NDArray[np.generic]) -> None:
-    object.__setattr__(facts, name, value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from kernels import lookup_rows
 from model.growing_rows import GrowingRows
 from model.item_hash import hash_item_ids
 from model.runtime import ScoringRuntime
@@ -34,7 +35,7 @@ def assert_same_state(runtime: ScoringRuntime, moved: UserState, anew: UserState
     assert_same_records(moved, anew, (candidates, runtime.catalogue.category[runtime.catalogue.places(candidates)]))
     for one, other in ((moved.activity, anew.activity), (moved.profile, anew.profile)):
         np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-10)
-    bonus, fresh = (state.occurrences.bonus(candidates, state.occurrences.indexed(candidates), 1.0) for state in (moved, anew))
+    bonus, fresh = (state.occurrences.bonus(candidates, lookup_rows(candidates, state.occurrences.index), 1.0) for state in (moved, anew))
     np.testing.assert_array_equal(bonus.start_N1, fresh.start_N1)
     np.testing.assert_array_equal(bonus.index, fresh.index)
     scored, whole = (runtime.score(state, candidates, now, explain=runtime.max_kept) for state in (moved, anew))
