@@ -42,8 +42,7 @@ class Tracing:
 
             def on_start(self, span: Span, parent_context: Any = None) -> None:
                 path = str((span.attributes or {}).get("url.path", ""))
-                if _USER_IN_PATH.match(path):
-                    span.set_attribute("url.path", _USER_IN_PATH.sub(r"/v1/users/{user_id}\1", path))
+                span.set_attribute("url.path", _USER_IN_PATH.sub(r"/v1/users/{user_id}\1", path))
                 super().on_start(span, parent_context)
 
         self._provider = TracerProvider(resource=Resource.create({"service.name": "dare-serving"}))

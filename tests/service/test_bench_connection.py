@@ -45,6 +45,12 @@ def test_an_answer_is_whole_however_it_is_cut(cuts: tuple[int, ...]) -> None:
     assert seen[0].startswith(b"POST /v1/score HTTP/1.1\r\n") and seen[0].endswith(b"content-length: 2\r\n\r\n{}")
 
 
+def test_a_refusal_is_not_taken_for_an_answer() -> None:
+    """Else a service that refuses would be the fastest of all."""
+    with answering(OK.replace(b"200 OK", b"503 Service Unavailable")) as (connection, _):
+        assert connection.exchange(posted("/", b""))[0] == 503
+
+
 def test_what_is_no_whole_answer_is_an_error() -> None:
     for sent, reason in (
         (OK[:-1], "closed the connection"),
