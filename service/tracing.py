@@ -41,8 +41,9 @@ class Tracing:
             """Sends spans; who a request was about stays here."""
 
             def on_start(self, span: Span, parent_context: Any = None) -> None:
-                path = str((span.attributes or {}).get("url.path", ""))
-                span.set_attribute("url.path", _USER_IN_PATH.sub(r"/v1/users/{user_id}\1", path))
+                path = (span.attributes or {}).get("url.path")
+                if isinstance(path, str):
+                    span.set_attribute("url.path", _USER_IN_PATH.sub(r"/v1/users/{user_id}\1", path))
                 super().on_start(span, parent_context)
 
         self._provider = TracerProvider(resource=Resource.create({"service.name": "dare-serving"}))

@@ -91,6 +91,7 @@ def test_a_request_is_a_span_below_the_callers_with_one_per_stage(tiny: Tiny, pl
     assert request.trace_id.hex() == TRACE and request.parent_span_id.hex() == PARENT
     ordered = [spans[name] for name in ("queue", "store", "prepare", "search", "rank")]
     for span in ordered:
+        assert not span.attributes
         assert span.trace_id == request.trace_id and span.parent_span_id == request.span_id
         assert span.end_time_unix_nano >= span.start_time_unix_nano
     assert [span.start_time_unix_nano for span in ordered[1:]] == [span.end_time_unix_nano for span in ordered[:-1]]
